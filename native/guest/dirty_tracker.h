@@ -1,0 +1,57 @@
+// Who says which pages were written: the contract behind which the kernel (userfaultfd), the VMM's
+// own log, or a hash per page stand. A tracker knows blocks and pages, never rounds or channels.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "base/result.h"
+#include "guest/dirty_bitmap.h"
+#include "guest/guest_memory.h"
+
+namespace multifd {
+
+class DirtyTracker {
+ public:
+  virtual ~DirtyTracker() = default;
+  [[nodiscard]] virtual std::string_view name() const = 0;  // "userfaultfd", "vmm", "hash"
+
+  // Arms the tracker. Afterwards the first collect() of a range returns every populated page of
+  // it, and each later one every page written since the collect() before.
+  virtual Result<void> start() = 0;
+
+  // Fetches and clears the dirty log of `range` of block `block`, atomically per page, and ORs it
+  // into `into`, leaving out pages that are set in `except` (null: none). Copy a page only after
+  // the call that reported it. Several threads may collect disjoint ranges at the same time.
+  // Returns the number of pages ORed in that were not set before.
+  virtual Result<uint64_t> collect(uint32_t block, PageRange range, DirtyBitmap& into,
+                                   const DirtyBitmap* except) = 0;
+
+  // True: pages must be copied, told to sent(), and that copy sent (the hash tracker).
+  [[nodiscard]] virtual bool wants_sent_copies() const { return false; }
+  // Called by the channel thread that is about to send `copy` as the content of the page.
+  virtual void sent(uint32_t block, uint64_t page, const uint8_t* copy);
+};
+
+// LINUX facts: kernel 6.7 or newer. Fails with kUnsupported, and the reason, elsewhere.
+Result<std::unique_ptr<DirtyTracker>> make_uffd_tracker(std::shared_ptr<GuestMemory> memory);
+// A hash per page of the bytes sent; works everywhere, reads all populated memory per collect.
+Result<std::unique_ptr<DirtyTracker>> make_hash_tracker(std::shared_ptr<GuestMemory> memory);
+
+// Bits come from the VMM: by page, or ORed in as bytes (KVM_GET_DIRTY_LOG's layout: bit i of the
+// little-endian bitmap is page first_page + i). Any thread; lock-free.
+class VmmDirtyLog {
+ public:
+  virtual ~VmmDirtyLog() = default;
+  virtual void mark(uint32_t block, PageRange range) = 0;
+  virtual void or_bytes(uint32_t block, uint64_t first_page, const uint8_t* bytes,
+                        size_t byte_count) = 0;
+};
+struct VmmTracker {
+  std::unique_ptr<DirtyTracker> tracker;
+  std::shared_ptr<VmmDirtyLog> log;  // outlives the tracker: marks after its end go nowhere
+};
+Result<VmmTracker> make_vmm_tracker(std::shared_ptr<GuestMemory> memory);
+
+}  // namespace multifd

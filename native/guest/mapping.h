@@ -1,0 +1,61 @@
+// One mapping of guest memory and what the kernel knows about it: what is populated, how to make
+// it empty. The only place in native/ that maps and unmaps guest memory. It knows nothing of RAM
+// blocks, migrations or channels.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "guest/page.h"
+
+namespace multifd {
+
+enum class MappingKind : uint8_t {
+  kExternal,   // private anonymous memory of somebody else: a WebAssembly.Memory
+  kAnonymous,  // ours, private anonymous, transparent huge pages advised
+  kMemfd,      // ours, a sparse memfd mapped shared
+  kFile,       // ours, a file mapped shared
+};
+
+class Mapping {
+ public:
+  static Result<std::shared_ptr<Mapping>> allocate(size_t size_bytes, bool huge_pages);
+  static Result<std::shared_ptr<Mapping>> open_memfd(const std::string& name, size_t size_bytes);
+  // Opens or creates `path` and extends it (sparsely) to size_bytes; never shrinks it.
+  static Result<std::shared_ptr<Mapping>> open_file(const std::string& path, size_t size_bytes);
+  // The caller keeps the memory mapped for as long as this object lives (see GuestMemory::revoke).
+  static Result<std::shared_ptr<Mapping>> external(void* base, size_t size_bytes);
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  [[nodiscard]] uint8_t* base() const { return base_; }
+  [[nodiscard]] size_t size_bytes() const { return size_bytes_; }
+  [[nodiscard]] MappingKind kind() const { return kind_; }
+  [[nodiscard]] int fd() const { return fd_.get(); }
+  // Reading a hole through the mapping would allocate it (memfd, file), or not (anonymous).
+  [[nodiscard]] bool reads_allocate() const {
+    return kind_ == MappingKind::kMemfd || kind_ == MappingKind::kFile;
+  }
+
+  // Appends the ranges (pages from the start of the mapping, ascending, clipped to the question)
+  // in which memory was ever touched and not given back. Never makes anything resident.
+  Result<void> populated(PageRange asked, std::vector<PageRange>& out) const;
+  // Makes the range read as zero and gives its memory back (MADV_DONTNEED, MADV_REMOVE).
+  Result<void> discard(PageRange range);
+
+ private:
+  Mapping(MappingKind kind, uint8_t* base, size_t size_bytes, UniqueFd fd);
+  const MappingKind kind_;
+  uint8_t* const base_;
+  const size_t size_bytes_;
+  const UniqueFd fd_;
+  CensusEntry entry_;
+};
+
+}  // namespace multifd

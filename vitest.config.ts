@@ -1,0 +1,11 @@
+import { defineConfig } from 'vitest/config'
+
+// The machine has two noisy cores: time limits are generous and exist only to end a hang.
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    pool: 'forks',
+  },
+})
