@@ -1,0 +1,220 @@
+// Which extent goes to which channel, and when a round is over. It does no I/O and knows neither
+// sockets nor bitmaps: the caller plans a round, carries out the actions that `next` returns, and
+// reports what the channels report. Every call in the wrong order is our own mistake: an assertion.
+//
+//   idle ─ beginRound ─► sending ─ last extentDone, next ─► syncing ─ last syncDone ─► synced
+//                           ▲                                                            │
+//                           └──────────────────────── beginRound ────────────────────────┘
+
+import assert from 'node:assert/strict'
+import { CHANNELS_MAX, PAGE_SIZE_BYTES } from '../kit/limits.ts'
+import type { Charge, RateLimiter } from './rate-limiter.ts'
+import type { Extent } from './round-plan.ts'
+
+/**
+ * Near the end of a round a channel queues no more than its even share of what is left, but 2: one
+ * that it sends and one that it finds waiting. Extents queued on a slow channel cannot be taken
+ * back, and a round of `4 * channels` extents would otherwise be dealt out evenly at its start,
+ * however slow a channel is; the last round, when the guest stands still, is such a round.
+ */
+export const TAIL_CREDITS = 2
+
+/** What the caller must do now, in the order of the array. */
+export type ScheduleAction =
+  | { readonly kind: 'extent'; readonly channelId: number; readonly extent: Extent }
+  /** Flush the channel to zero and send one SYNC packet on it. */
+  | { readonly kind: 'sync'; readonly channelId: number }
+
+export type RoundState = 'idle' | 'sending' | 'syncing' | 'synced'
+
+/** An extent that a channel holds. */
+interface Placed {
+  readonly extent: Extent
+  readonly charge: Charge
+}
+
+interface ChannelState {
+  /** Oldest first, at most the credits: the channel thread works them off in this order. */
+  readonly placed: Placed[]
+  synced: boolean
+}
+
+/**
+ * Schedules the rounds of one migration over its channels. Extents go out in the order given
+ * (ascending address), each to the channel with the most free credit; among equals to the next one
+ * after the channel that was served last. A slow channel keeps its credits longer and so gets less.
+ * No credit is the backpressure: at most `channels * creditsPerChannel` extents are out, near the
+ * end of a round fewer (TAIL_CREDITS).
+ *
+ * A failed migration ends with its scheduler; there is nothing to undo.
+ */
+export class MultifdScheduler {
+  readonly #limiter: RateLimiter
+  readonly #channels: ChannelState[]
+  /** Per channel, the length of its `placed`. */
+  readonly #heldCounts: Uint32Array
+  #state: RoundState = 'idle'
+  #creditsPerChannel = 0
+  #extents: readonly Extent[] = []
+  /** Index of the next extent to place: the array is never shifted, it may hold 100,000 entries. */
+  #cursor = 0
+  #placedCount = 0
+  #remainingPages = 0
+  #unsyncedCount = 0
+  #lastServed: number
+
+  /** @param options.channels 1..255. */
+  constructor(options: { channels: number; rateLimiter: RateLimiter }) {
+    const { channels, rateLimiter } = options
+    assert(
+      Number.isInteger(channels) && channels >= 1 && channels <= CHANNELS_MAX,
+      `channels must be 1..${CHANNELS_MAX}, got ${channels}`,
+    )
+    this.#limiter = rateLimiter
+    this.#channels = Array.from({ length: channels }, () => ({ placed: [], synced: false }))
+    this.#heldCounts = new Uint32Array(channels)
+    // So that the first extent goes to channel 0.
+    this.#lastServed = channels - 1
+  }
+
+  /** Where the round stands; the picture at the top of this file shows what moves it on. */
+  get roundState(): RoundState {
+    return this.#state
+  }
+
+  /** Dirty pages of this round in extents that are not done: placed ones count in full. */
+  get remainingPages(): number {
+    return this.#remainingPages
+  }
+
+  /**
+   * Starts a round; call `next` afterwards. An empty one is valid: it still syncs every channel.
+   * The array is read until the last extent is placed and must not change meanwhile.
+   */
+  beginRound(extents: readonly Extent[], creditsPerChannel: number): void {
+    assert(
+      this.#state === 'idle' || this.#state === 'synced',
+      `a round must not begin while the last one is ${this.#state}`,
+    )
+    this.setCredits(creditsPerChannel)
+    this.#extents = extents
+    this.#cursor = 0
+    this.#remainingPages = extents.reduce((sum, extent) => sum + extent.dirtyPages, 0)
+    this.#state = 'sending'
+  }
+
+  /**
+   * Changes the credits within a round, for a limit that is set or lifted in it. Channels that hold
+   * more than that keep what they have and get nothing until they are below it.
+   */
+  setCredits(creditsPerChannel: number): void {
+    assert(
+      Number.isInteger(creditsPerChannel) && creditsPerChannel >= 1,
+      `creditsPerChannel must be at least 1, got ${creditsPerChannel}`,
+    )
+    this.#creditsPerChannel = creditsPerChannel
+  }
+
+  /**
+   * Everything that may start now; empty when there is nothing to do but wait. Call it after
+   * `beginRound`, after every `extentDone` (or once for many), and after `waitMs`.
+   */
+  next(nowMs: number): ScheduleAction[] {
+    const actions: ScheduleAction[] = []
+    if (this.#state !== 'sending') return actions
+    while (this.#cursor < this.#extents.length && this.#limiter.mayStart(nowMs)) {
+      const channelId = this.#freestChannel()
+      if (channelId === undefined) break
+      actions.push(this.#place(channelId, nowMs))
+    }
+    if (this.#cursor < this.#extents.length || this.#placedCount > 0) return actions
+
+    this.#state = 'syncing'
+    this.#extents = []
+    this.#cursor = 0
+    this.#unsyncedCount = this.#channels.length
+    for (const [channelId, channel] of this.#channels.entries()) {
+      channel.synced = false
+      actions.push({ kind: 'sync', channelId })
+    }
+    return actions
+  }
+
+  /**
+   * The channel has sent its oldest extent. Returns that extent.
+   * @param wireBytes what really went out for it, packet headers included.
+   */
+  extentDone(channelId: number, wireBytes: number, nowMs: number): Extent {
+    const { placed } = this.#channel(channelId)
+    const done = placed.shift()
+    assert(done !== undefined, `channel ${channelId} reports an extent but holds none`)
+    this.#heldCounts[channelId] = placed.length
+    this.#placedCount -= 1
+    this.#remainingPages -= done.extent.dirtyPages
+    this.#limiter.settle(done.charge, wireBytes, nowMs)
+    return done.extent
+  }
+
+  /** The channel is flushed to zero and its SYNC packet is sent. */
+  syncDone(channelId: number): void {
+    const channel = this.#channel(channelId)
+    assert(
+      this.#state === 'syncing',
+      `channel ${channelId} reports a sync while the round is ${this.#state}`,
+    )
+    assert(!channel.synced, `channel ${channelId} reports a second sync in one round`)
+    channel.synced = true
+    this.#unsyncedCount -= 1
+    if (this.#unsyncedCount === 0) this.#state = 'synced'
+  }
+
+  /**
+   * Whole milliseconds after which `next` must be called again although nothing was reported:
+   * only the limiter holds the next extent back. Undefined if anything else does, or nothing.
+   */
+  waitMs(nowMs: number): number | undefined {
+    if (this.#state !== 'sending' || this.#cursor === this.#extents.length) return undefined
+    if (this.#limiter.mayStart(nowMs) || this.#freestChannel() === undefined) return undefined
+    return this.#limiter.waitMs(nowMs)
+  }
+
+  #place(channelId: number, nowMs: number): ScheduleAction {
+    const extent = this.#extents[this.#cursor]
+    assert(extent !== undefined, `no extent at ${this.#cursor} of ${this.#extents.length}`)
+    // Packet headers (0.3 % of a full packet) are left out here and charged when it is settled.
+    const charge = this.#limiter.charge(extent.dirtyPages * PAGE_SIZE_BYTES, nowMs)
+    const { placed } = this.#channel(channelId)
+    placed.push({ extent, charge })
+    this.#heldCounts[channelId] = placed.length
+    this.#placedCount += 1
+    this.#cursor += 1
+    this.#lastServed = channelId
+    return { kind: 'extent', channelId, extent }
+  }
+
+  /**
+   * The channel with the most free credit, searched from the one after the last served. Nothing
+   * but numbers is read here: it runs twice per extent, over up to 255 channels.
+   */
+  #freestChannel(): number | undefined {
+    const channels = this.#channels.length
+    const evenShare = Math.ceil((this.#extents.length - this.#cursor) / channels)
+    let fewest = Math.min(this.#creditsPerChannel, Math.max(TAIL_CREDITS, evenShare))
+    let freest: number | undefined
+    for (let step = 1; step <= channels && fewest > 0; step += 1) {
+      const channelId = (this.#lastServed + step) % channels
+      const held = this.#heldCounts[channelId] ?? 0
+      if (held < fewest) {
+        freest = channelId
+        fewest = held
+      }
+    }
+    return freest
+  }
+
+  #channel(channelId: number): ChannelState {
+    const channel = this.#channels[channelId]
+    if (channel !== undefined) return channel
+    assert.fail(`no channel ${channelId} of ${this.#channels.length}`)
+  }
+}
