@@ -3,6 +3,8 @@
 #pragma once
 
 #include <linux/errqueue.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <cstdint>
@@ -19,3 +21,51 @@
 #ifndef SO_EE_CODE_ZEROCOPY_COPIED
 #define SO_EE_CODE_ZEROCOPY_COPIED 1  // linux/errqueue.h
 #endif
+
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1  // linux/userfaultfd.h
+#endif
+#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)  // linux/userfaultfd.h
+#endif
+#ifndef UFFD_FEATURE_WP_UNPOPULATED
+#define UFFD_FEATURE_WP_UNPOPULATED (1 << 13)  // linux/userfaultfd.h
+#endif
+#ifndef UFFD_FEATURE_WP_ASYNC
+#define UFFD_FEATURE_WP_ASYNC (1 << 15)  // linux/userfaultfd.h
+#endif
+
+namespace multifd {
+
+// PAGEMAP_SCAN, linux/fs.h (6.7). Names of our own, so that newer headers cannot collide.
+struct PagemapRegion {
+  uint64_t start;  // address
+  uint64_t end;    // address, exclusive
+  uint64_t categories;
+};
+
+struct PagemapScanArgument {
+  uint64_t size;
+  uint64_t flags;
+  uint64_t start;
+  uint64_t end;
+  uint64_t walk_end;
+  uint64_t vec;
+  uint64_t vec_len;
+  uint64_t max_pages;
+  uint64_t category_inverted;
+  uint64_t category_mask;
+  uint64_t category_anyof_mask;
+  uint64_t return_mask;
+};
+static_assert(sizeof(PagemapScanArgument) == 96);
+
+inline constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScanArgument);
+inline constexpr uint64_t kPageIsWritten = 1U << 1;
+inline constexpr uint64_t kPageIsPresent = 1U << 3;
+inline constexpr uint64_t kPageIsSwapped = 1U << 4;
+inline constexpr uint64_t kPageIsPfnZero = 1U << 5;
+inline constexpr uint64_t kScanWriteProtectMatching = 1U << 0;
+inline constexpr uint64_t kScanCheckWriteProtectAsync = 1U << 1;
+
+}  // namespace multifd

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "base/result.h"
@@ -26,12 +27,21 @@ struct RamBlock {
 
   [[nodiscard]] uint8_t* host() const { return mapping->base() + first_page * kPageSize; }
   [[nodiscard]] uint64_t page_count() const { return used_length / kPageSize; }
+  // Mapping::populated(), in pages from the start of the block.
   [[nodiscard]] Result<void> populated(PageRange asked, std::vector<PageRange>& out) const;
 };
 
-class GuestMemory {
+class GuestMemory : public std::enable_shared_from_this<GuestMemory> {
+  struct User {
+    std::function<void()> stop;
+    bool called = false;      // stop ran or runs
+    bool released = false;    // the lease went while stop ran: the revoker erases the entry
+    std::thread::id running;  // the thread in stop, while it is
+  };
+
  public:
-  // Names must be unique, lengths page-aligned and inside their mapping.
+  // At least one block; names unique, lengths page-aligned and inside their mapping, no two blocks
+  // over the same memory.
   static Result<std::shared_ptr<GuestMemory>> create(std::vector<RamBlock> blocks);
 
   [[nodiscard]] const std::vector<RamBlock>& blocks() const { return blocks_; }
@@ -50,21 +60,28 @@ class GuestMemory {
 
    private:
     friend class GuestMemory;
-    GuestMemory* memory_ = nullptr;
-    std::list<std::function<void()>>::iterator entry_;
+    void drop();
+    std::shared_ptr<GuestMemory> memory_;
+    std::list<User>::iterator user_;
   };
-  // `stop` is called (once, from the revoking thread) when the memory must go; it must make the
-  // holder drop its lease soon. Fails with kClosed after revoke().
+  // `stop` is called (at most once, from the revoking thread, with no lock held) when the memory
+  // must go; it must make the holder drop its lease soon, and only signals: it may drop the lease
+  // itself, but must not wait for another thread that drops it. Dropping a lease waits for its own
+  // stop to return, so stop may refer to whatever outlives the lease. Fails with kClosed after
+  // revoke().
   Result<Lease> lease(std::function<void()> stop);
-  // Stops every user and returns when the last lease is gone. Idempotent.
+  // Stops every user and returns when the last lease is gone. Idempotent; several threads may call
+  // it. Never from a thread that holds a lease which only it would drop.
   void revoke();
 
  private:
   explicit GuestMemory(std::vector<RamBlock> blocks) : blocks_(std::move(blocks)) {}
   const std::vector<RamBlock> blocks_;
-  std::mutex mutex_;  // guards leases_ and revoked_; never held while pages move
-  std::condition_variable released_;
-  std::list<std::function<void()>> leases_;
+  void release(std::list<User>::iterator user);
+  // Guarded by mutex_, which is never held while pages move or a stop runs.
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::list<User> users_;
   bool revoked_ = false;
 };
 

@@ -6,12 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "guest/page.h"
+#include "guest/pagemap.h"
 
 namespace multifd {
 
@@ -24,6 +26,8 @@ enum class MappingKind : uint8_t {
 
 class Mapping {
  public:
+  // Sizes are bytes, above 0, multiples of kPageSize. The base of memory that is ours is 2 MiB
+  // aligned. Address space is reserved, not memory: overcommitting is the caller's choice.
   static Result<std::shared_ptr<Mapping>> allocate(size_t size_bytes, bool huge_pages);
   static Result<std::shared_ptr<Mapping>> open_memfd(const std::string& name, size_t size_bytes);
   // Opens or creates `path` and extends it (sparsely) to size_bytes; never shrinks it.
@@ -46,15 +50,26 @@ class Mapping {
   // Appends the ranges (pages from the start of the mapping, ascending, clipped to the question)
   // in which memory was ever touched and not given back. Never makes anything resident.
   Result<void> populated(PageRange asked, std::vector<PageRange>& out) const;
-  // Makes the range read as zero and gives its memory back (MADV_DONTNEED, MADV_REMOVE).
+  // memfd and files only: the first stretch of the range that holds data; count 0: none. Allocates
+  // nothing, for callers on the sending path.
+  Result<PageRange> next_data(PageRange asked) const;
+  // Makes the range read as zero and gives its memory back: MADV_DONTNEED, or a hole in the file.
+  // Where neither is possible (locked memory, a file system without holes) writes zeros.
   Result<void> discard(PageRange range);
 
  private:
-  Mapping(MappingKind kind, uint8_t* base, size_t size_bytes, UniqueFd fd);
+  Mapping(MappingKind kind, uint8_t* base, size_t size_bytes, UniqueFd fd,
+          std::optional<Pagemap> pagemap);
+  static Result<std::shared_ptr<Mapping>> map_shared(MappingKind kind, UniqueFd fd,
+                                                     size_t size_bytes);
+  Result<void> check_range(PageRange range) const;
+  Result<void> write_zeros(PageRange range) const;
+  // Immutable after construction.
   const MappingKind kind_;
   uint8_t* const base_;
   const size_t size_bytes_;
   const UniqueFd fd_;
+  const std::optional<Pagemap> pagemap_;  // private anonymous kinds only
   CensusEntry entry_;
 };
 

@@ -13,6 +13,8 @@ namespace multifd {
 bool is_zero_page(const uint8_t* page);
 // The scalar reference that the SIMD versions are tested against.
 bool is_zero_page_scalar(const uint8_t* page);
+// What is_zero_page() is on a machine without AVX2, for that test.
+bool is_zero_page_portable(const uint8_t* page);
 // A private copy of a page that may change while it is copied.
 void copy_page(uint8_t* to, const uint8_t* from);
 // Writes zeros, unless the page is zero already (so that it is not dirtied or made resident).

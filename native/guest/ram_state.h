@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "base/result.h"
@@ -24,10 +25,12 @@ class RamState {
   // Arms the tracker; call once, before the first round.
   Result<void> start();
   // round := next | collect(everything); next := nothing. No extent may be in work. Returns the
-  // number of pages of the round. Any one thread (a libuv worker).
+  // number of pages of the round. Any one thread (a libuv worker); discard() may run meanwhile.
+  // After an error the round before still stands and nothing is lost: it may be called again.
   Result<uint64_t> begin_round();
   // Cuts the round into extents of at most target_dirty_bytes of dirty pages, each within one
-  // block, at most 1 GiB of address space, on kPagesPerWord boundaries; skips clean words.
+  // block, at most 1 GiB of address space, on kPagesPerWord boundaries; skips clean words. An
+  // extent holds at least one word, so up to 256 KiB of dirty pages however low the target.
   [[nodiscard]] std::vector<Extent> plan(uint64_t target_dirty_bytes) const;
 
   // Channel threads, before they read the first page of the extent: pages of it written meanwhile
@@ -37,9 +40,11 @@ class RamState {
     return bitmaps_[block][current_];
   }
 
-  // The VMM drops pages while migrating: marks them dirty for the next round, then discards.
+  // The VMM drops pages while migrating: marks them dirty for the next round, and discards. Any
+  // thread, at any time. On an error the pages are dirty and their content is undefined.
   Result<void> discard(uint32_t block, PageRange range);
-  // What collect() would find now, and puts it into the next round (tests: nothing after the stop).
+  // Collects everything into the next round, and returns how many pages that round would carry now
+  // (tests: none after the guest stopped and the last round was sent).
   Result<uint64_t> collect_into_next();
 
  private:
@@ -48,7 +53,10 @@ class RamState {
   const std::shared_ptr<GuestMemory> memory_;
   const std::unique_ptr<DirtyTracker> tracker_;
   std::vector<std::array<DirtyBitmap, 2>> bitmaps_;  // [block][current_ = round, other = next]
-  size_t current_ = 0;  // changed by begin_round() only, while no channel thread reads
+  // Changed by begin_round() only, while no extent is in work, under flip_mutex_. Channel threads
+  // read it without: they got their extent after the flip. discard() reads it under the mutex.
+  size_t current_ = 0;
+  std::mutex flip_mutex_;  // discard() against the flip; channel threads never take it
 };
 
 }  // namespace multifd

@@ -1,0 +1,23 @@
+// The table of system calls that the data plane makes on sockets. Tests replace entries to inject
+// short sends, EAGAIN, ENOBUFS and resets; nothing else in native/ calls these functions directly.
+#pragma once
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+namespace multifd {
+
+struct Syscalls {
+  // `send_guest` and `receive_guest` are sendmsg(2) and recvmsg(2) on iovecs that may point into
+  // guest memory. They enter the kernel without libc's wrapper, because a sanitizer's interceptor
+  // would read the iovecs and report the guest's own, legitimate, writes as a data race.
+  ssize_t (*send_guest)(int fd, const msghdr* message, int flags);
+  ssize_t (*receive_guest)(int fd, msghdr* message, int flags);
+  ssize_t (*receive_error_queue)(int fd, msghdr* message);
+  int (*poll)(pollfd* fds, nfds_t count, int timeout_ms);
+};
+
+extern const Syscalls kKernelSyscalls;
+
+}  // namespace multifd

@@ -1,0 +1,81 @@
+#include "binding/environment.h"
+
+namespace multifd::binding {
+
+// One uv wake-up per turn: a thread-safe function that keeps the event loop alive only while
+// threads are attached.
+class Environment::TsfnWakeup final : public Wakeup {
+ public:
+  void set(Napi::Env env, const Napi::Function& callback) {
+    release();
+    function_ = TypedFunction::New(env, callback, "multifd", 0, 1, this);
+    function_.Unref(env);
+    ready_ = true;
+  }
+  void release() {
+    if (ready_.exchange(false)) function_.Release();
+  }
+  void keep_alive(Napi::Env env, bool on) {
+    if (!ready_) return;
+    on ? function_.Ref(env) : function_.Unref(env);
+  }
+
+ protected:
+  // A failure means that the environment is closing; nobody is left to read the events.
+  void wake() override {
+    if (ready_) function_.NonBlockingCall();
+  }
+
+ private:
+  static void call(Napi::Env env, Napi::Function callback, TsfnWakeup* self, void*) {
+    if (env == nullptr) return;
+    self->disarm();
+    callback.Call({});
+  }
+  using TypedFunction = Napi::TypedThreadSafeFunction<TsfnWakeup, void, call>;
+  TypedFunction function_;
+  std::atomic<bool> ready_{false};
+};
+
+Environment::Environment(Napi::Env env) : wakeup_(std::make_shared<TsfnWakeup>()) {
+  env.AddCleanupHook([](Environment* self) { self->shut_down(); }, this);
+}
+
+Environment::~Environment() = default;
+
+// Runs while the environment can still be used: every thread ends before what it uses goes.
+void Environment::shut_down() {
+  for (auto& [handle, thread] : threads_) thread->destroy();
+  for (auto& [handle, thread] : threads_) thread->join();
+  threads_.clear();
+  for (const auto& memory : owned_) memory->revoke();
+  owned_.clear();
+  wakeup_->release();
+}
+
+uint32_t Environment::attach(ChannelThread& thread) {
+  const uint32_t handle = next_handle_++;
+  threads_.emplace(handle, &thread);
+  return handle;
+}
+
+void Environment::detach(uint32_t handle) { threads_.erase(handle); }
+
+void Environment::set_wakeup(const Napi::Function& callback) {
+  wakeup_->set(callback.Env(), callback);
+}
+
+size_t Environment::drain(double* out, size_t capacity) {
+  size_t used = 0;
+  Event event;
+  for (auto& [handle, thread] : threads_) {
+    while (used + 3 <= capacity && thread->next_event(event)) {
+      out[used++] = handle;
+      out[used++] = static_cast<double>(event.kind);
+      out[used++] = event.value;
+    }
+  }
+  return used;
+}
+
+}  // namespace multifd::binding

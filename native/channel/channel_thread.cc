@@ -1,0 +1,52 @@
+#include "channel/channel_thread.h"
+
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#include "channel/counters.h"
+
+namespace multifd {
+
+Result<void> ChannelThread::start(const std::string& name) {
+  stop_fd_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), Resource::kEventFd);
+  if (!stop_fd_) return Error::from_errno("eventfd", "making an eventfd failed");
+  thread_entry_.emplace(Resource::kThread);
+  thread_ = std::thread([this, name] {
+    ::pthread_setname_np(::pthread_self(), name.substr(0, 15).c_str());
+    run();
+    emit(EventKind::kClosed);
+  });
+  return {};
+}
+
+void ChannelThread::destroy() {
+  if (stop_.exchange(true)) return;
+  const uint64_t one = 1;
+  static_cast<void>(!::write(stop_fd_.get(), &one, sizeof one));
+  interrupt();
+}
+
+void ChannelThread::join() {
+  if (thread_.joinable()) {
+    thread_.join();
+    release_resources();
+    stop_fd_.reset();
+    thread_entry_.reset();
+  }
+}
+
+void ChannelThread::fail(const Error& error) {
+  if (error.code == ErrorCode::kClosed && stopping()) return;
+  if (error_) return;
+  error_ = error;
+  emit(EventKind::kFailed);
+}
+
+double thread_cpu_nanoseconds() {
+  timespec now{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+}
+
+}  // namespace multifd

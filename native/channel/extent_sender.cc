@@ -1,0 +1,146 @@
+#include "channel/extent_sender.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "guest/page_ops.h"
+
+namespace multifd {
+
+ExtentSender::ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>& packet_num,
+                           Progress progress)
+    : ram_(ram), engine_(engine), packet_num_(packet_num), progress_(std::move(progress)) {
+  if (ram.tracker().wants_sent_copies()) {
+    copies_ = std::make_unique_for_overwrite<uint8_t[]>(kPacketsPerRecord * kPacketPagesMax *
+                                                        kPageSize);
+  }
+}
+
+Result<void> ExtentSender::send(const Extent& extent) {
+  if (auto collected = ram_.late_collect(extent); !collected) return collected;
+  block_index_ = extent.block;
+  const RamBlock& block = ram_.memory().blocks()[extent.block];
+  holes_matter_ = block.mapping->reads_allocate();
+  if (holes_matter_) {
+    populated_.clear();
+    populated_at_ = 0;
+    if (auto found = block.populated({extent.first_page, extent.page_count}, populated_); !found) {
+      return found;
+    }
+  }
+  const DirtyBitmap& round = ram_.round(extent.block);
+  const uint64_t end_word =
+      (extent.first_page + extent.page_count + kPagesPerWord - 1) / kPagesPerWord;
+  for (uint64_t word = extent.first_page / kPagesPerWord; word < end_word; ++word) {
+    uint64_t bits = round.word(word).load(std::memory_order_relaxed);
+    for (; bits != 0; bits &= bits - 1) {
+      const uint64_t page = word * kPagesPerWord + static_cast<uint64_t>(std::countr_zero(bits));
+      if (auto added = add_page(block, page); !added) return added;
+    }
+  }
+  if (packet_open_) {
+    if (auto closed = close_packet(block); !closed) return closed;
+  }
+  return submit_record();
+}
+
+Result<void> ExtentSender::send_sync() {
+  if (auto flushed = engine_.flush(0); !flushed) return flushed;
+  if (auto opened = open_packet(); !opened) return opened;
+  packet_open_ = false;
+  fill_ram_header(record_->headers[packets_in_record_],
+                  {.flags = kFlagSync,
+                   .packet_num = packet_num_.fetch_add(1, std::memory_order_relaxed),
+                   .block = {},
+                   .normal = {},
+                   .zero = {}});
+  ++packets_in_record_;
+  ++counters_.packets;
+  return submit_record();
+}
+
+Result<void> ExtentSender::add_page(const RamBlock& block, uint64_t page) {
+  if (!packet_open_) {
+    if (auto opened = open_packet(); !opened) return opened;
+  }
+  uint8_t* const host = block.host() + page * kPageSize;
+  if (is_absent(page) || is_zero_page(host)) {
+    zero_[zero_count_++] = page * kPageSize;
+    if (copies_) {
+      uint8_t* const copy = copies_.get() + copies_used_ * kPageSize;
+      std::fill_n(copy, kPageSize, uint8_t{0});
+      ram_.tracker().sent(block_index_, page, copy);
+    }
+  } else {
+    normal_[normal_count_++] = page * kPageSize;
+    add_payload(block_index_, page, host);
+  }
+  return normal_count_ + zero_count_ == kPacketPagesMax ? close_packet(block) : Result<void>();
+}
+
+void ExtentSender::add_payload(uint32_t block, uint64_t page, uint8_t* host) {
+  if (copies_) {
+    uint8_t* const copy = copies_.get() + copies_used_++ * kPageSize;
+    copy_page(copy, host);
+    ram_.tracker().sent(block, page, copy);
+    host = copy;
+  }
+  iovec& last = record_->iov[record_->iov_count - 1];
+  // The header's iovec is the first of its packet and lies elsewhere, so it is never extended.
+  if (static_cast<uint8_t*>(last.iov_base) + last.iov_len == host) {
+    last.iov_len += kPageSize;
+    record_->bytes += kPageSize;
+  } else {
+    record_->add(host, kPageSize);
+  }
+}
+
+Result<void> ExtentSender::open_packet() {
+  if (record_ == nullptr) {
+    auto acquired = engine_.acquire();
+    if (!acquired) return acquired.error();
+    record_ = *acquired;
+    packets_in_record_ = 0;
+    copies_used_ = 0;
+  }
+  record_->add(record_->headers[packets_in_record_].data(), kRamHeaderSize);
+  normal_count_ = 0;
+  zero_count_ = 0;
+  packet_open_ = true;
+  return {};
+}
+
+Result<void> ExtentSender::close_packet(const RamBlock& block) {
+  packet_open_ = false;
+  fill_ram_header(record_->headers[packets_in_record_],
+                  {.flags = 0,
+                   .packet_num = packet_num_.fetch_add(1, std::memory_order_relaxed),
+                   .block = block.idstr,
+                   .normal = {normal_.data(), normal_count_},
+                   .zero = {zero_.data(), zero_count_}});
+  ++packets_in_record_;
+  ++counters_.packets;
+  counters_.normal_pages += normal_count_;
+  counters_.zero_pages += zero_count_;
+  return packets_in_record_ == kPacketsPerRecord ? submit_record() : Result<void>();
+}
+
+Result<void> ExtentSender::submit_record() {
+  if (record_ == nullptr) return {};
+  SendRecord& record = *record_;
+  record_ = nullptr;
+  auto submitted = engine_.submit(record);
+  progress_(counters_);
+  return submitted;
+}
+
+bool ExtentSender::is_absent(uint64_t page) {
+  if (!holes_matter_) return false;
+  while (populated_at_ < populated_.size() &&
+         page >= populated_[populated_at_].first + populated_[populated_at_].count) {
+    ++populated_at_;
+  }
+  return populated_at_ == populated_.size() || page < populated_[populated_at_].first;
+}
+
+}  // namespace multifd

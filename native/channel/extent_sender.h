@@ -1,0 +1,76 @@
+// Turns one extent into packets: late collect, scan of the round bitmap, zero test, headers, one
+// submission per record. Works per page, and therefore in a channel thread only; knows the engine
+// as a contract and nothing of threads, events or JavaScript.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "engine/engine.h"
+#include "guest/ram_state.h"
+#include "wire/packet.h"
+
+namespace multifd {
+
+static_assert(kRecordHeaderSize == kRamHeaderSize);
+
+struct PageCounters {
+  uint64_t packets = 0;
+  uint64_t normal_pages = 0;
+  uint64_t zero_pages = 0;
+};
+
+class ExtentSender {
+ public:
+  // Called after each submission, about once per MiB: counters must move while a slow peer takes
+  // its time over an extent.
+  using Progress = std::function<void(const PageCounters&)>;
+  // packet_num is shared by all channels of a migration (QEMU: one global counter).
+  ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>& packet_num,
+               Progress progress);
+
+  // Sends every page of the extent that is in the round.
+  Result<void> send(const Extent& extent);
+  // Full flush, then a SYNC packet: nothing of ours is unreleased when it leaves.
+  Result<void> send_sync();
+  [[nodiscard]] const PageCounters& counters() const { return counters_; }
+
+ private:
+  Result<void> add_page(const RamBlock& block, uint64_t page);
+  Result<void> open_packet();
+  Result<void> close_packet(const RamBlock& block);
+  Result<void> submit_record();
+  void add_payload(uint32_t block, uint64_t page, uint8_t* host);
+  bool is_absent(uint64_t page);
+
+  RamState& ram_;
+  Engine& engine_;
+  std::atomic<uint64_t>& packet_num_;
+  const Progress progress_;
+  PageCounters counters_;
+
+  uint32_t block_index_ = 0;
+  SendRecord* record_ = nullptr;  // being filled, ours until submitted
+  uint32_t packets_in_record_ = 0;
+  uint32_t normal_count_ = 0;
+  uint32_t zero_count_ = 0;
+  bool packet_open_ = false;
+  std::array<uint64_t, kPacketPagesMax> normal_;
+  std::array<uint64_t, kPacketPagesMax> zero_;
+
+  // Where reading a hole would allocate it: what was populated when the extent began. A page that
+  // is populated later is dirty again, and travels with its content in the next round.
+  bool holes_matter_ = false;
+  std::vector<PageRange> populated_;
+  size_t populated_at_ = 0;
+
+  // Private copies, for a tracker that hashes what was sent; null otherwise.
+  std::unique_ptr<uint8_t[]> copies_;
+  size_t copies_used_ = 0;
+};
+
+}  // namespace multifd

@@ -1,0 +1,211 @@
+#include "channel/receive_channel.h"
+
+
+#include "base/iov.h"
+#include "guest/page_ops.h"
+
+namespace multifd {
+
+Result<std::shared_ptr<ReceiveGroup>> ReceiveGroup::create(std::shared_ptr<GuestMemory> memory) {
+  auto group = std::make_shared<ReceiveGroup>();
+  for (const RamBlock& block : memory->blocks()) {
+    auto bitmap = DirtyBitmap::create(block.page_count());
+    if (!bitmap) return bitmap.error();
+    group->received.push_back(std::move(*bitmap));
+  }
+  group->memory = std::move(memory);
+  return group;
+}
+
+Result<std::unique_ptr<ReceiveChannel>> ReceiveChannel::start(UniqueFd fd,
+                                                              ReceiveChannelOptions options,
+                                                              std::shared_ptr<ReceiveGroup> group,
+                                                              Wakeup& wakeup) {
+  std::unique_ptr<ReceiveChannel> channel(
+      new ReceiveChannel(std::move(fd), options, std::move(group), wakeup));
+  auto lease = channel->group_->memory->lease([raw = channel.get()] { raw->destroy(); });
+  if (!lease) return lease.error();
+  channel->lease_.emplace(std::move(*lease));
+  const std::string name = "multifd-recv-" + std::to_string(unsigned{options.channel_id});
+  if (auto started = channel->ChannelThread::start(name); !started) return started.error();
+  return channel;
+}
+
+ReceiveChannel::ReceiveChannel(UniqueFd fd, ReceiveChannelOptions options,
+                               std::shared_ptr<ReceiveGroup> group, Wakeup& wakeup)
+    : ChannelThread(wakeup),
+      options_(options),
+      group_(std::move(group)),
+      socket_(fd.get()),
+      fd_(std::move(fd)),
+      counters_(options.counters) {}
+
+ReceiveChannel::~ReceiveChannel() {
+  destroy();
+  join();
+}
+
+void ReceiveChannel::release_sync() {
+  syncs_released_.fetch_add(1, std::memory_order_release);  // pairs with park_at_sync()
+  syncs_released_.notify_one();
+}
+
+void ReceiveChannel::interrupt() {
+  // The fd is closed only after join(), so the number is still ours.
+  ::shutdown(socket_, SHUT_RDWR);
+  release_sync();  // a changed value ends the wait; the stop flag is looked at first
+}
+
+void ReceiveChannel::release_resources() { fd_.reset(); }
+
+void ReceiveChannel::run() {
+  publish();
+  if (auto received = receive(); !received) {
+    fail(received.error());
+  } else if (!stopping()) {
+    emit(EventKind::kPeerEnd);
+  }
+  publish();
+  counters_.set(ReceiveCounter::kCpuNanoseconds, thread_cpu_nanoseconds());
+  lease_.reset();  // nothing here touches guest memory any more
+}
+
+// Returns normally when the peer ended the stream between two packets, or when told to stop.
+Result<void> ReceiveChannel::receive() {
+  RamHeader header;
+  auto more = read_header();
+  while (more && *more) {
+    if (auto parsed = parse_ram_header(header_bytes_, header); !parsed) return parsed;
+    if (auto placed = place(header); !placed) return placed;
+    const bool sync = (header.flags & kFlagSync) != 0;
+    // Behind a SYNC nothing may be read before it is collected; otherwise the next header comes
+    // with this payload in one system call.
+    more = read_payload(!sync);
+    ++packets_;
+    if (!more) break;
+    normal_pages_ += header.normal_pages;
+    zero_pages_ += header.zero_pages;
+    if (sync) {
+      publish();
+      if (!park_at_sync()) return {};
+      more = read_header();
+    } else if (packets_ % 2 == 0) {
+      publish();
+    }
+  }
+  if (!more) return more.error();
+  return {};
+}
+
+// Checks the packet against its block, lists where its payload goes, and applies its zero pages.
+Result<void> ReceiveChannel::place(const RamHeader& header) {
+  iov_count_ = 0;
+  payload_bytes_ = 0;
+  if (header.pages() == 0) return {};
+  if (last_block_ == nullptr || last_block_->idstr != header.block()) {
+    last_block_ = group_->memory->find(header.block());
+  }
+  if (last_block_ == nullptr) {
+    return Error::make(ErrorCode::kProtocol,
+                       "got pages of RAM block \"%.64s\", which this destination does not have: "
+                       "give both sides the same blocks",
+                       header.block_bytes.data());
+  }
+  const RamBlock& block = *last_block_;
+  if (auto checked = check_offsets(header, block.used_length); !checked) return checked;
+  DirtyBitmap& received =
+      group_->received[static_cast<size_t>(&block - group_->memory->blocks().data())];
+  uint8_t* run_end = nullptr;
+  for (uint32_t i = 0; i < header.normal_pages; ++i) {
+    uint8_t* const host = block.host() + header.offsets[i];
+    received.set(header.offsets[i] / kPageSize);
+    if (host == run_end) {
+      iov_[iov_count_ - 1].iov_len += kPageSize;
+    } else {
+      iov_[iov_count_++] = {host, kPageSize};
+    }
+    run_end = host + kPageSize;
+  }
+  payload_bytes_ = header.normal_pages * kPageSize;
+  for (uint32_t i = header.normal_pages; i < header.pages(); ++i) {
+    if (auto zeroed = apply_zero_page(block, received, header.offsets[i] / kPageSize); !zeroed) {
+      return zeroed;
+    }
+  }
+  return {};
+}
+
+Result<void> ReceiveChannel::apply_zero_page(const RamBlock& block, DirtyBitmap& received,
+                                             uint64_t page) {
+  if (!received.test(page)) return {};  // never written since the memory was emptied
+  if (block.mapping->reads_allocate()) {
+    return block.mapping->discard({block.first_page + page, 1});
+  }
+  zero_page_if_needed(block.host() + page * kPageSize);
+  return {};
+}
+
+Result<bool> ReceiveChannel::read_header() {
+  iov_count_ = 0;
+  payload_bytes_ = 0;
+  return read_payload(true);
+}
+
+Result<bool> ReceiveChannel::read_payload(bool with_next_header) {
+  if (with_next_header) iov_[iov_count_++] = {header_bytes_.data(), header_bytes_.size()};
+  return read_fully(payload_bytes_, with_next_header ? header_bytes_.size() : 0);
+}
+
+Result<bool> ReceiveChannel::read_fully(size_t payload_bytes, size_t header_bytes) {
+  size_t left = payload_bytes + header_bytes;
+  msghdr message{};
+  message.msg_iov = iov_.data();
+  message.msg_iovlen = iov_count_;
+  while (left > 0) {
+    const ssize_t got = options_.syscalls->receive_guest(fd_.get(), &message, MSG_WAITALL);
+    if (stopping()) return false;
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    if (got < 0) {
+      return Error::from_errno("recvmsg", errno == EFAULT
+                                              ? "writing to guest memory failed: is the file "
+                                                "system that backs it full?"
+                                              : "reading the channel failed");
+    }
+    if (got == 0) {
+      if (left == header_bytes) return false;
+      return Error::make(ErrorCode::kPeerClosed,
+                         "the peer closed the channel in the middle of a packet: got %zu bytes, "
+                         "expected %zu",
+                         payload_bytes + header_bytes - left, payload_bytes + header_bytes);
+    }
+    received_bytes_ += static_cast<uint64_t>(got);
+    left -= static_cast<size_t>(got);
+    advance(message, static_cast<size_t>(got));
+  }
+  return true;
+}
+
+// False: told to stop.
+bool ReceiveChannel::park_at_sync() {
+  ++syncs_;
+  emit(EventKind::kSyncArrived);
+  uint32_t released = syncs_released_.load(std::memory_order_acquire);
+  while (static_cast<int32_t>(released - syncs_) < 0 && !stopping()) {
+    syncs_released_.wait(released, std::memory_order_acquire);
+    released = syncs_released_.load(std::memory_order_acquire);
+  }
+  return !stopping();
+}
+
+void ReceiveChannel::publish() {
+  counters_.set(ReceiveCounter::kReceivedBytes, received_bytes_);
+  counters_.set(ReceiveCounter::kPackets, packets_);
+  counters_.set(ReceiveCounter::kNormalPages, normal_pages_);
+  counters_.set(ReceiveCounter::kZeroPages, zero_pages_);
+  counters_.set(ReceiveCounter::kSyncs, uint64_t{syncs_});
+  if (packets_ % 32 == 0) {  // the clock is a system call
+    counters_.set(ReceiveCounter::kCpuNanoseconds, thread_cpu_nanoseconds());
+  }
+}
+
+}  // namespace multifd

@@ -1,0 +1,88 @@
+// The receiving end of a multifd channel: a thread that reads packets straight into guest memory
+// and parks at each SYNC until the main channel collects it. It trusts nothing in a packet: every
+// field is checked before a byte of payload is read.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/syscalls.h"
+#include "channel/channel_thread.h"
+#include "channel/counters.h"
+#include "guest/dirty_bitmap.h"
+#include "guest/guest_memory.h"
+#include "wire/packet.h"
+
+namespace multifd {
+
+// What the channels of one incoming migration share: the memory, emptied, and which pages were
+// received since. A page never received is still absent, so a zero page needs no write there.
+struct ReceiveGroup {
+  static Result<std::shared_ptr<ReceiveGroup>> create(std::shared_ptr<GuestMemory> memory);
+  std::shared_ptr<GuestMemory> memory;
+  std::vector<DirtyBitmap> received;  // per block; atomic words
+};
+
+struct ReceiveChannelOptions {
+  uint8_t channel_id = 0;
+  CounterCell* counters = nullptr;  // ReceiveCounter::kCount cells that outlive the channel
+  const Syscalls* syscalls = &kKernelSyscalls;
+};
+
+class ReceiveChannel final : public ChannelThread {
+ public:
+  // `fd` is a blocking stream socket whose initial packet was read already.
+  static Result<std::unique_ptr<ReceiveChannel>> start(UniqueFd fd, ReceiveChannelOptions options,
+                                                       std::shared_ptr<ReceiveGroup> group,
+                                                       Wakeup& wakeup);
+  ~ReceiveChannel() override;
+
+  // JavaScript thread: the main channel collected this channel's SYNC; read on. Each call releases
+  // one SYNC, arrived or still to come; two are never merged.
+  void release_sync();
+
+ private:
+  ReceiveChannel(UniqueFd fd, ReceiveChannelOptions options, std::shared_ptr<ReceiveGroup> group,
+                 Wakeup& wakeup);
+  void run() override;
+  void interrupt() override;
+  void release_resources() override;
+  Result<void> receive();
+  // Reads the scattered payload of the packet, and the next header behind it if asked to. False:
+  // the peer closed the connection in front of that header.
+  Result<bool> read_payload(bool with_next_header);
+  Result<bool> read_header();
+  Result<bool> read_fully(size_t payload_bytes, size_t header_bytes);
+  Result<void> place(const RamHeader& header);
+  Result<void> apply_zero_page(const RamBlock& block, DirtyBitmap& received, uint64_t page);
+  bool park_at_sync();
+  void publish();
+
+  // Immutable after start.
+  const ReceiveChannelOptions options_;
+  const std::shared_ptr<ReceiveGroup> group_;
+  const int socket_;  // fd_'s number, for interrupt()
+
+  // Shared atomics.
+  std::atomic<uint32_t> syncs_released_{0};
+
+  // Channel thread from start to join.
+  std::optional<GuestMemory::Lease> lease_;
+  UniqueFd fd_;
+  CounterCells<ReceiveCounter> counters_;
+  uint64_t received_bytes_ = kInitialPacketSize;
+  uint64_t packets_ = 0;
+  uint64_t normal_pages_ = 0;
+  uint64_t zero_pages_ = 0;
+  uint32_t syncs_ = 0;
+  const RamBlock* last_block_ = nullptr;  // most packets name the block of the one before
+  std::array<uint8_t, kRamHeaderSize> header_bytes_;
+  std::array<iovec, kPacketPagesMax + 1> iov_;
+  size_t iov_count_ = 0;
+  size_t payload_bytes_ = 0;
+};
+
+}  // namespace multifd

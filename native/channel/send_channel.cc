@@ -1,0 +1,194 @@
+#include "channel/send_channel.h"
+
+#include <linux/tcp.h>
+#include <netinet/in.h>
+
+#include <cstring>
+
+#include "base/kernel_compat.h"
+#include "engine/sendmsg_engine.h"
+
+namespace multifd {
+
+Result<std::unique_ptr<SendChannel>> SendChannel::start(SendChannelOptions options,
+                                                        std::shared_ptr<SendGroup> group,
+                                                        Wakeup& wakeup) {
+  const unsigned id = options.initial.channel_id;
+  std::unique_ptr<SendChannel> channel(
+      new SendChannel(std::move(options), std::move(group), wakeup));
+  auto lease = channel->group_->ram->memory().lease([raw = channel.get()] { raw->destroy(); });
+  if (!lease) return lease.error();
+  channel->lease_.emplace(std::move(*lease));
+  if (auto started = channel->ChannelThread::start("multifd-send-" + std::to_string(id));
+      !started) {
+    return started.error();
+  }
+  return channel;
+}
+
+SendChannel::SendChannel(SendChannelOptions options, std::shared_ptr<SendGroup> group,
+                         Wakeup& wakeup)
+    : ChannelThread(wakeup),
+      options_(std::move(options)),
+      group_(std::move(group)),
+      water_marks_{options_.high_water_bytes, options_.low_water_bytes},
+      counters_(options_.counters) {}
+
+SendChannel::~SendChannel() {
+  destroy();
+  join();
+}
+
+bool SendChannel::enqueue(const Command& command) {
+  const uint32_t tail = submitted_.load(std::memory_order_relaxed);
+  if (tail - taken_.load(std::memory_order_acquire) == kCommandCapacity) return false;
+  commands_[tail % kCommandCapacity] = command;
+  submitted_.store(tail + 1, std::memory_order_release);  // pairs with next_command()
+  submitted_.notify_one();
+  return true;
+}
+
+// Waits for a command; false when the channel was told to stop.
+bool SendChannel::next_command(Command& out) {
+  const uint32_t head = taken_.load(std::memory_order_relaxed);
+  uint32_t tail = submitted_.load(std::memory_order_acquire);
+  while (tail == head && !stopping()) {
+    submitted_.wait(tail, std::memory_order_acquire);
+    tail = submitted_.load(std::memory_order_acquire);
+  }
+  if (stopping()) return false;
+  out = commands_[head % kCommandCapacity];
+  taken_.store(head + 1, std::memory_order_release);  // pairs with enqueue()
+  return true;
+}
+
+void SendChannel::interrupt() {
+  // A blocked sendmsg returns EPIPE. The fd is closed only after join(), so the number is ours.
+  if (const int fd = socket_.load(std::memory_order_acquire); fd >= 0) ::shutdown(fd, SHUT_RDWR);
+  // A change of value is what ends a futex wait. The thread looks at the stop flag before it looks
+  // at the queue, so the count no longer matters.
+  submitted_.fetch_add(1, std::memory_order_release);
+  submitted_.notify_one();
+}
+
+void SendChannel::run() {
+  transfer();
+  lease_.reset();  // nothing here touches guest memory any more
+}
+
+void SendChannel::transfer() {
+  if (auto opened = open(); !opened) {
+    fail(opened.error());
+    return;
+  }
+  const SendmsgEngineOptions engine_options{.fd = fd_.get(),
+                                            .zero_copy = options_.zero_copy,
+                                            .water_marks = &water_marks_,
+                                            .stop = &stop_flag()};
+  SendmsgEngine engine(engine_options);
+  emit(EventKind::kReady);
+  const auto served = serve(engine);
+  if (!served) fail(served.error());
+  if ((!served || stopping()) && !engine.reset()) leak_memory();
+}
+
+// The kernel still reads guest memory and will not say when it stops: the mappings must never go
+// away. The engine counts its leaked records.
+void SendChannel::leak_memory() { static_cast<void>(new std::shared_ptr<SendGroup>(group_)); }
+
+Result<void> SendChannel::open() {
+  auto connected = connect_to(options_.endpoint, options_.connect_timeout_ms, stop_fd());
+  if (!connected) return connected.error();
+  fd_ = std::move(*connected);
+  if (options_.zero_copy) {
+    const int on = 1;
+    if (::setsockopt(fd_.get(), SOL_SOCKET, SO_ZEROCOPY, &on, sizeof on) < 0) {
+      Error error = Error::from_errno("setsockopt", "zero-copy is not to be had on %s: use "
+                                      "zeroCopy 'off'", options_.endpoint.text.c_str());
+      error.code = ErrorCode::kUnsupported;
+      return error;
+    }
+  }
+  std::array<uint8_t, kInitialPacketSize> initial;
+  fill_initial_packet(initial, options_.initial);
+  if (::send(fd_.get(), initial.data(), initial.size(), MSG_NOSIGNAL) !=
+      static_cast<ssize_t>(initial.size())) {
+    return Error::from_errno("send", "sending the initial packet to %s failed",
+                             options_.endpoint.text.c_str());
+  }
+  counters_.set(SendCounter::kSentBytes, uint64_t{kInitialPacketSize});
+  socket_.store(fd_.get(), std::memory_order_release);
+  if (const uint64_t rate = pacing_rate_.load(); rate != 0) set_pacing_rate(rate);
+  // destroy() may have looked for the socket just before it was there.
+  if (stopping()) return Error::make(ErrorCode::kClosed, "the channel was told to stop");
+  return {};
+}
+
+Result<void> SendChannel::serve(Engine& engine) {
+  ExtentSender sender(*group_->ram, engine, group_->packet_num,
+                      [this, &engine](const PageCounters& pages) { publish(engine, pages); });
+  Command command;
+  while (next_command(command)) {
+    if (command.kind == CommandKind::kClose) return engine.flush(0);
+    if (auto executed = execute(command, sender, engine); !executed) return executed;
+  }
+  return {};
+}
+
+Result<void> SendChannel::execute(const Command& command, ExtentSender& sender, Engine& engine) {
+  const uint64_t sent_before = engine.counters().sent_bytes;
+  const bool sync = command.kind == CommandKind::kSync;
+  if (auto sent = sync ? sender.send_sync() : sender.send(command.extent); !sent) return sent;
+  counters_.set(SendCounter::kCpuNanoseconds, thread_cpu_nanoseconds());
+  publish(engine, sender.counters());
+  emit(sync ? EventKind::kSyncDone : EventKind::kExtentDone,
+       static_cast<double>(engine.counters().sent_bytes - sent_before));
+  return {};
+}
+
+void SendChannel::publish(const Engine& engine, const PageCounters& pages) {
+  const EngineCounters& now = engine.counters();
+  counters_.set(SendCounter::kSentBytes, now.sent_bytes + kInitialPacketSize);
+  counters_.set(SendCounter::kPackets, pages.packets);
+  counters_.set(SendCounter::kNormalPages, pages.normal_pages);
+  counters_.set(SendCounter::kZeroPages, pages.zero_pages);
+  counters_.set(SendCounter::kSendCalls, now.send_calls);
+  counters_.set(SendCounter::kUnreleasedBytes, uint64_t{engine.unreleased_bytes()});
+  counters_.set(SendCounter::kUnreleasedHighBytes, now.unreleased_high_bytes);
+  counters_.set(SendCounter::kZeroCopyBytes, now.zero_copy_bytes);
+  counters_.set(SendCounter::kCopiedBytes, now.copied_bytes);
+  counters_.set(SendCounter::kNotifications, now.notifications);
+  counters_.set(SendCounter::kStrayNotifications, now.stray_notifications);
+  counters_.set(SendCounter::kWaitsAtHighWater, now.waits_at_high_water);
+  counters_.set(SendCounter::kRefusedByMemlock, now.refused_by_memlock);
+  counters_.set(SendCounter::kRefusedByOptmem, now.refused_by_optmem);
+}
+
+void SendChannel::set_water_marks(uint64_t high_bytes, uint64_t low_bytes) {
+  water_marks_.high_bytes.store(high_bytes, std::memory_order_relaxed);
+  water_marks_.low_bytes.store(low_bytes, std::memory_order_relaxed);
+}
+
+void SendChannel::set_pacing_rate(uint64_t bytes_per_second) {
+  pacing_rate_.store(bytes_per_second);
+  const int fd = socket_.load(std::memory_order_acquire);
+  if (fd < 0) return;  // open() applies it
+  const uint64_t rate = bytes_per_second == 0 ? ~uint64_t{0} : bytes_per_second;
+  ::setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate);
+}
+
+uint64_t SendChannel::acked_bytes() const {
+  const int fd = socket_.load(std::memory_order_acquire);
+  if (fd < 0) return 0;
+  tcp_info report{};
+  socklen_t size = sizeof report;
+  if (::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &report, &size) < 0) return 0;
+  return report.tcpi_bytes_acked;
+}
+
+void SendChannel::release_resources() {
+  socket_.store(-1, std::memory_order_release);
+  fd_.reset();
+}
+
+}  // namespace multifd

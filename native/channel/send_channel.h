@@ -1,0 +1,95 @@
+// The sending end of a multifd channel: a thread that connects, introduces itself, and sends
+// extents and SYNC packets in the order they were submitted. TypeScript decides what and when; the
+// thread does everything per page. Nothing here knows rounds, rates or the peer's dialect.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <optional>
+
+#include "channel/channel_thread.h"
+#include "channel/counters.h"
+#include "channel/endpoint.h"
+#include "channel/extent_sender.h"
+#include "engine/engine.h"
+
+namespace multifd {
+
+// What the channels of one migration share.
+struct SendGroup {
+  explicit SendGroup(std::shared_ptr<RamState> state) : ram(std::move(state)) {}
+  const std::shared_ptr<RamState> ram;
+  std::atomic<uint64_t> packet_num{0};  // one counter for all channels, as in QEMU
+};
+
+struct SendChannelOptions {
+  Endpoint endpoint;
+  InitialPacket initial;  // uuid and channel id
+  int connect_timeout_ms = 10'000;
+  bool zero_copy = false;
+  uint64_t high_water_bytes = 0;  // of unreleased bytes; unused without zero-copy
+  uint64_t low_water_bytes = 0;
+  CounterCell* counters = nullptr;  // SendCounter::kCount cells that outlive the channel
+};
+
+class SendChannel final : public ChannelThread {
+ public:
+  static Result<std::unique_ptr<SendChannel>> start(SendChannelOptions options,
+                                                    std::shared_ptr<SendGroup> group,
+                                                    Wakeup& wakeup);
+  ~SendChannel() override;
+
+  // JavaScript thread. False: more is queued than credits allow, which is the caller's mistake.
+  bool submit_extent(const Extent& extent) { return enqueue({CommandKind::kExtent, extent}); }
+  bool submit_sync() { return enqueue({CommandKind::kSync, {}}); }
+  // After everything submitted: full flush, then an orderly end of the stream.
+  bool submit_close() { return enqueue({CommandKind::kClose, {}}); }
+  void set_water_marks(uint64_t high_bytes, uint64_t low_bytes);
+  // SO_MAX_PACING_RATE, bytes per second; 0 lifts it. Smooths within an extent.
+  void set_pacing_rate(uint64_t bytes_per_second);
+  // tcpi_bytes_acked of the connection (tcp_info); 0 where there is none. It counts our SYN too.
+  [[nodiscard]] uint64_t acked_bytes() const;
+
+ private:
+  enum class CommandKind : uint8_t { kExtent, kSync, kClose };
+  struct Command {
+    CommandKind kind;
+    Extent extent;
+  };
+  // 4 credits, a sync and a close; rounded up.
+  static constexpr uint32_t kCommandCapacity = 16;
+
+  SendChannel(SendChannelOptions options, std::shared_ptr<SendGroup> group, Wakeup& wakeup);
+  bool enqueue(const Command& command);
+  void run() override;
+  void transfer();
+  void leak_memory();
+  void interrupt() override;
+  void release_resources() override;
+  Result<void> open();
+  Result<void> serve(Engine& engine);
+  Result<void> execute(const Command& command, ExtentSender& sender, Engine& engine);
+  bool next_command(Command& out);
+  void publish(const Engine& engine, const PageCounters& pages);
+
+  // Immutable after start.
+  const SendChannelOptions options_;
+  // Declared before what reads the memory: destroyed after it.
+  const std::shared_ptr<SendGroup> group_;
+
+  // Shared atomics.
+  WaterMarks water_marks_;
+  std::atomic<int> socket_{-1};  // fd_, once connected, for those who only look or shut down
+  std::atomic<uint64_t> pacing_rate_{0};
+  std::atomic<uint32_t> submitted_{0};  // JavaScript thread; the channel thread waits on it
+  std::atomic<uint32_t> taken_{0};      // channel thread
+  std::array<Command, kCommandCapacity> commands_;
+
+  // Channel thread from start to join.
+  std::optional<GuestMemory::Lease> lease_;
+  UniqueFd fd_;
+  CounterCells<SendCounter> counters_;
+};
+
+}  // namespace multifd

@@ -1,0 +1,78 @@
+// What a channel needs of the kernel: send records in order, and say when their memory is free
+// again. Two words kept apart: *sent* (the kernel accepted the bytes) and *released* (it no longer
+// reads the memory). An engine knows iovecs, never pages, packets or rounds. Channel thread only.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/result.h"
+
+namespace multifd {
+
+// Packets that travel in one submission. Their headers live in the record until it is released.
+inline constexpr uint32_t kPacketsPerRecord = 2;
+inline constexpr size_t kRecordHeaderSize = 1344;  // kRamHeaderSize; engines do not know packets
+// Per packet one iovec for the header and at worst one for each of 128 pages; below IOV_MAX (1024).
+inline constexpr uint32_t kRecordIovMax = kPacketsPerRecord * (1 + 128);
+
+// One submission: everything the kernel may read until it is released.
+struct SendRecord {
+  uint32_t index = 0;  // in the pool
+  uint32_t iov_count = 0;
+  size_t bytes = 0;              // over all iovecs
+  uint32_t unreleased_calls = 0;  // kernel calls that still read this record's memory
+  bool submitting = false;        // more calls may follow
+  std::array<iovec, kRecordIovMax> iov;
+  std::array<std::array<uint8_t, kRecordHeaderSize>, kPacketsPerRecord> headers;
+
+  void add(void* base, size_t size) {
+    iov[iov_count++] = {base, size};
+    bytes += size;
+  }
+};
+
+// Counters an engine keeps; the channel publishes them.
+struct EngineCounters {
+  uint64_t sent_bytes = 0;
+  uint64_t send_calls = 0;
+  uint64_t zero_copy_bytes = 0;  // released, and the kernel did not copy
+  uint64_t copied_bytes = 0;     // released, asked for zero-copy, copied after all
+  uint64_t notifications = 0;
+  uint64_t stray_notifications = 0;  // ids that were not outstanding
+  uint64_t waits_at_high_water = 0;
+  uint64_t refused_by_memlock = 0;
+  uint64_t refused_by_optmem = 0;
+  uint64_t unreleased_high_bytes = 0;
+};
+
+// Bounds on unreleased bytes; written by the flush policy, read per submission (two atomics).
+struct WaterMarks {
+  std::atomic<uint64_t> high_bytes;
+  std::atomic<uint64_t> low_bytes;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  // A free record. When none is free, waits for a release: the empty pool is the backpressure.
+  virtual Result<SendRecord*> acquire() = 0;
+  // Sends all bytes of the record in order; returns when the kernel accepted them. The engine owns
+  // the record from here until it is released, also after a failure.
+  virtual Result<void> submit(SendRecord& record) = 0;
+  // Waits until at most `target_bytes` are unreleased; 0 is a full flush.
+  virtual Result<void> flush(size_t target_bytes) = 0;
+  [[nodiscard]] virtual size_t unreleased_bytes() const = 0;
+  [[nodiscard]] virtual const EngineCounters& counters() const = 0;
+  // Resets the connection, so that the kernel lets go of pending sends, and reaps them. Returns
+  // false if some were not released in time: their memory must then never be used again.
+  virtual bool reset() = 0;
+};
+
+}  // namespace multifd

@@ -1,0 +1,149 @@
+#include "wire/packet.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "guest/page.h"
+
+namespace multifd {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "x86-64 and arm64 Linux only");
+
+// Offsets of MultiFDPacket_t's fields.
+constexpr size_t kAtFlags = 8, kAtPagesAlloc = 12, kAtNormalPages = 16, kAtNextPacketSize = 20,
+                 kAtPacketNum = 24, kAtZeroPages = 32, kAtBlock = 64, kAtOffsets = 320;
+constexpr size_t kAtUuid = 8, kAtChannelId = 24;
+
+void put32(uint8_t* at, uint32_t value) {
+  value = __builtin_bswap32(value);
+  std::memcpy(at, &value, sizeof value);
+}
+void put64(uint8_t* at, uint64_t value) {
+  value = __builtin_bswap64(value);
+  std::memcpy(at, &value, sizeof value);
+}
+uint32_t get32(const uint8_t* at) {
+  uint32_t value;
+  std::memcpy(&value, at, sizeof value);
+  return __builtin_bswap32(value);
+}
+uint64_t get64(const uint8_t* at) {
+  uint64_t value;
+  std::memcpy(&value, at, sizeof value);
+  return __builtin_bswap64(value);
+}
+
+Error wrong_magic(uint32_t magic) {
+  return Error::make(ErrorCode::kProtocol,
+                     "got magic 0x%08x, expected 0x%08x (a multifd packet): the peer is not a "
+                     "multifd source, or the stream lost its place",
+                     magic, kMultifdMagic);
+}
+
+Error wrong_version(uint32_t version) {
+  return Error::make(ErrorCode::kProtocol, "got multifd version %u, expected %u", version,
+                     kMultifdVersion);
+}
+
+}  // namespace
+
+void fill_initial_packet(std::span<uint8_t, kInitialPacketSize> out, const InitialPacket& packet) {
+  std::ranges::fill(out, uint8_t{0});
+  put32(out.data(), kMultifdMagic);
+  put32(out.data() + 4, kMultifdVersion);
+  std::ranges::copy(packet.uuid, out.data() + kAtUuid);
+  out[kAtChannelId] = packet.channel_id;
+}
+
+Result<InitialPacket> parse_initial_packet(std::span<const uint8_t, kInitialPacketSize> bytes) {
+  if (const uint32_t magic = get32(bytes.data()); magic != kMultifdMagic) {
+    return wrong_magic(magic);
+  }
+  if (const uint32_t version = get32(bytes.data() + 4); version != kMultifdVersion) {
+    return wrong_version(version);
+  }
+  InitialPacket packet;
+  std::copy_n(bytes.data() + kAtUuid, packet.uuid.size(), packet.uuid.begin());
+  packet.channel_id = bytes[kAtChannelId];
+  return packet;
+}
+
+void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& packet) {
+  // The whole header is written, so that nothing of an earlier packet leaks out (QEMU 9.2 on).
+  std::ranges::fill(out, uint8_t{0});
+  uint8_t* const at = out.data();
+  put32(at, kMultifdMagic);
+  put32(at + 4, kMultifdVersion);
+  put32(at + kAtFlags, packet.flags);
+  put64(at + kAtPacketNum, packet.packet_num);
+  if (packet.normal.empty() && packet.zero.empty()) return;
+  put32(at + kAtPagesAlloc, kPacketPagesMax);
+  put32(at + kAtNormalPages, static_cast<uint32_t>(packet.normal.size()));
+  put32(at + kAtNextPacketSize, static_cast<uint32_t>(packet.normal.size() * kPageSize));
+  put32(at + kAtZeroPages, static_cast<uint32_t>(packet.zero.size()));
+  std::memcpy(at + kAtBlock, packet.block.data(), packet.block.size());
+  uint8_t* offset_at = at + kAtOffsets;
+  for (const auto list : {packet.normal, packet.zero}) {
+    for (const uint64_t offset : list) {
+      put64(offset_at, offset);
+      offset_at += sizeof offset;
+    }
+  }
+}
+
+Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, RamHeader& out) {
+  const uint8_t* const at = bytes.data();
+  if (const uint32_t magic = get32(at); magic != kMultifdMagic) return wrong_magic(magic);
+  if (const uint32_t version = get32(at + 4); version != kMultifdVersion) {
+    return wrong_version(version);
+  }
+  out.flags = get32(at + kAtFlags);
+  out.packet_num = get64(at + kAtPacketNum);
+  if (out.flags & ~kFlagSync) {
+    return Error::make(ErrorCode::kUnsupported,
+                       "got packet flags 0x%x, expected none but SYNC (0x1): compression and "
+                       "device-state packets are not supported; switch them off at the source",
+                       out.flags);
+  }
+  const uint32_t pages_alloc = get32(at + kAtPagesAlloc);
+  out.normal_pages = get32(at + kAtNormalPages);
+  out.zero_pages = get32(at + kAtZeroPages);
+  if (pages_alloc > kPacketPagesMax) {
+    return Error::make(ErrorCode::kProtocol, "got pages_alloc %u, expected at most %u",
+                       pages_alloc, kPacketPagesMax);
+  }
+  if (out.normal_pages > pages_alloc || out.zero_pages > pages_alloc - out.normal_pages) {
+    return Error::make(ErrorCode::kProtocol,
+                       "got %u normal and %u zero pages, expected at most %u together",
+                       out.normal_pages, out.zero_pages, pages_alloc);
+  }
+  const uint32_t next_packet_size = get32(at + kAtNextPacketSize);
+  if (out.normal_pages > 0 && next_packet_size != out.normal_pages * kPageSize) {
+    return Error::make(ErrorCode::kProtocol,
+                       "got next_packet_size %u, expected %zu for %u uncompressed pages",
+                       next_packet_size, out.normal_pages * kPageSize, out.normal_pages);
+  }
+  if (out.pages() == 0) return {};
+  std::memcpy(out.block_bytes.data(), at + kAtBlock, kBlockNameSize);
+  out.block_size = strnlen(out.block_bytes.data(), kBlockNameSize - 1);
+  for (uint32_t i = 0; i < out.pages(); ++i) out.offsets[i] = get64(at + kAtOffsets + 8 * i);
+  return {};
+}
+
+Result<void> check_offsets(const RamHeader& header, uint64_t used_length) {
+  for (uint32_t i = 0; i < header.pages(); ++i) {
+    const uint64_t offset = header.offsets[i];
+    // used_length is a multiple of the page size and not zero (GuestMemory::create).
+    if (offset % kPageSize == 0 && offset <= used_length - kPageSize) continue;
+    return Error::make(ErrorCode::kProtocol,
+                       "got page offset 0x%llx in RAM block \"%.64s\", expected a multiple of %zu "
+                       "below its length 0x%llx",
+                       static_cast<unsigned long long>(offset), header.block_bytes.data(),
+                       kPageSize, static_cast<unsigned long long>(used_length));
+  }
+  return {};
+}
+
+}  // namespace multifd

@@ -1,0 +1,68 @@
+// QEMU's multifd packets on the hot path: fill and parse, byte-identical to src/wire/packet.ts.
+// Pure bytes: no sockets, no guest memory. Sizes and offsets: QEMU migration/multifd.h,
+// MultiFDInit_t and MultiFDPacket_t.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace multifd {
+
+inline constexpr uint32_t kMultifdMagic = 0x11223344;
+inline constexpr uint32_t kMultifdVersion = 1;
+inline constexpr uint32_t kQemuFileMagic = 0x5145564D;  // "QEVM", opens the main channel
+
+inline constexpr uint32_t kFlagSync = 0x01;
+inline constexpr uint32_t kFlagCompressionMask = 0x3E;
+inline constexpr uint32_t kFlagDeviceState = 0x40;
+
+inline constexpr size_t kInitialPacketSize = 64;
+// MULTIFD_PACKET_SIZE (512 KiB) over the page size.
+inline constexpr uint32_t kPacketPagesMax = 128;
+inline constexpr size_t kRamHeaderSize = 320 + 8 * kPacketPagesMax;
+inline constexpr size_t kBlockNameSize = 256;
+
+struct InitialPacket {
+  std::array<uint8_t, 16> uuid{};
+  uint8_t channel_id = 0;
+};
+
+void fill_initial_packet(std::span<uint8_t, kInitialPacketSize> out, const InitialPacket& packet);
+Result<InitialPacket> parse_initial_packet(std::span<const uint8_t, kInitialPacketSize> bytes);
+
+// What a RAM packet of ours says; offsets are bytes within the block.
+struct RamPacket {
+  uint32_t flags = 0;
+  uint64_t packet_num = 0;
+  std::string_view block;  // empty only when there are no pages
+  std::span<const uint64_t> normal;
+  std::span<const uint64_t> zero;
+};
+
+void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& packet);
+
+// A received header. Offsets are decoded but not yet checked: that needs the block.
+struct RamHeader {
+  uint32_t flags = 0;
+  uint32_t normal_pages = 0;
+  uint32_t zero_pages = 0;
+  uint64_t packet_num = 0;
+  std::array<char, kBlockNameSize> block_bytes{};
+  size_t block_size = 0;
+  std::array<uint64_t, kPacketPagesMax> offsets;  // normal first, then zero
+
+  [[nodiscard]] std::string_view block() const { return {block_bytes.data(), block_size}; }
+  [[nodiscard]] uint32_t pages() const { return normal_pages + zero_pages; }
+};
+
+// Checks everything that needs no block: magic, version, flags, counts, sizes. next_packet_size is
+// believed only where there are pages with a payload (QEMU 7.2 leaves a stale one elsewhere).
+Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, RamHeader& out);
+// Every offset aligned to a page and inside used_length bytes.
+Result<void> check_offsets(const RamHeader& header, uint64_t used_length);
+
+}  // namespace multifd
