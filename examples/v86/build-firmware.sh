@@ -1,19 +1,21 @@
 #!/bin/sh
 # Assembles firmware.S into its 64 KiB image and writes it, compressed, into firmware-image.ts.
-# The result is committed: only who changes firmware.S needs this (as and ld with i386 support, gzip).
-# With an argument: writes the plain image there instead (the test compares it with the committed one).
+# The result is committed: only who changes firmware.S needs this, with as and ld for i386, and gzip.
+# With an argument: writes the plain image there instead (a test compares it with the committed one).
 set -eu
 cd "$(dirname "$0")"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 as --32 -o "$scratch/firmware.o" firmware.S
-ld -m elf_i386 -Ttext 0xF0000 --entry 0xF0000 --oformat binary -o "$scratch/firmware.bin" "$scratch/firmware.o"
+ld -m elf_i386 -Ttext 0xF0000 --entry 0xF0000 --oformat binary \
+  -o "$scratch/firmware.bin" "$scratch/firmware.o"
 if [ $# -gt 0 ]; then
   cp "$scratch/firmware.bin" "$1"
   exit 0
 fi
 {
-  echo "// Written by build-firmware.sh from firmware.S: the 64 KiB image, gzip, base64. A test compares them."
+  echo "// Written by build-firmware.sh from firmware.S: the 64 KiB image, gzip, base64."
+  echo "// A test compares the two."
   echo "export const FIRMWARE_GZIP_BASE64 = ["
   gzip -9 -n <"$scratch/firmware.bin" | base64 -w 92 | sed "s/.*/  '&',/"
   echo "].join('')"

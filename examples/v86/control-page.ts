@@ -1,23 +1,23 @@
-// The one page of guest memory through which host and firmware guest talk: the host writes the knobs, the guest
-// the results. firmware.S has the same offsets. Nothing here keeps a view: WebAssembly memory grows while
-// the guest runs, and every growth detaches the views taken before.
+// The one page of guest memory through which host and firmware guest talk: the host writes the
+// knobs, the guest the results. firmware.S has the same offsets. Nothing here keeps a view:
+// WebAssembly memory grows while the guest runs, and every growth detaches the views taken before.
 //
-//   guest-physical 0x1000, little-endian         written by   meaning
-//   +0x00 u32 magic "MDFG"                       host         without it the firmware refuses to work
-//   +0x04 u32 layout version, 1                  host
-//   +0x08 u32 working-set start, bytes           host         page-aligned; read at each generation's start
-//   +0x0C u32 working-set pages                  host         fixed once the guest runs
-//   +0x10 u32 pages per second, 0 = flat out     host         may change at any time; the first pass ignores it
-//   +0x14 u32 the same before throttling         host         the guest ignores it; it travels to the destination
-//   +0x18 u64 pages written                      guest        the initialising pass included
-//   +0x20 u64 pages granted                      guest        by pacing: never less than the paced pages written
-//   +0x28 u32 generation                         guest        the pass being written; 1 initialises, later ones check
-//   +0x2C u32 errors                             guest        pages that were not as the last generation left them
-//   +0x30 u32 last bad page                      guest        its index in the working set; 0xFFFFFFFF = none
-//   +0x34 u32 heartbeat                          guest        timer interrupts, up to 1000 a second
-//   +0x38 u32 flag errors                        guest        halts after which EFLAGS were not what they had been
-//   +0x3C u32 faults                             guest        processor exceptions; the guest halts for good
-//   +0x40 u32 allowance, u32 remainder, u64 last time stamp   the guest's pacing state
+//   guest-physical 0x1000, little-endian     by     meaning
+//   +0x00 u32 magic "MDFG"                   host   without it the firmware refuses to work
+//   +0x04 u32 layout version, 1              host
+//   +0x08 u32 working-set start, bytes       host   page-aligned, 1 MiB
+//   +0x0C u32 working-set pages              host   fixed once the guest runs
+//   +0x10 u32 pages per second               host   0 = flat out; the first pass ignores it
+//   +0x14 u32 the same before throttling     host   for the host alone; travels to the destination
+//   +0x18 u64 pages written                  guest  the initialising pass included
+//   +0x20 u64 pages granted                  guest  by pacing; never less than paced pages written
+//   +0x28 u32 generation                     guest  the pass being written; 1 initialises
+//   +0x2C u32 errors                         guest  pages unlike the last generation left them
+//   +0x30 u32 last bad page                  guest  index in the working set; 0xFFFFFFFF = none
+//   +0x34 u32 heartbeat                      guest  timer interrupts, up to 1000 a second
+//   +0x38 u32 flag errors                    guest  halts that changed EFLAGS
+//   +0x3C u32 faults                         guest  processor exceptions; the guest halts for good
+//   +0x40 u32 allowance, u32 remainder, u64 last time stamp: the guest's pacing state
 
 export const CONTROL_PAGE_BYTES = 0x1000
 export const WORKING_SET_START_BYTES = 0x100000
@@ -49,9 +49,14 @@ export type GuestStats = {
   readonly pagesWritten: number
   /** Pages the guest's pacing has allowed itself to write. */
   readonly pagesGranted: number
-  /** The pass being written: 0 before boot, 1 while initialising; from 2 on every page is checked. */
+  /**
+   * The pass being written: 0 before boot, 1 while initialising; from 2 on every page is checked.
+   */
   readonly generation: number
-  /** Everything the guest found wrong: bad pages, lost flags, processor exceptions. 0 is the only good value. */
+  /**
+   * Everything the guest found wrong: bad pages, lost flags, processor exceptions. 0 is the only
+   * good value.
+   */
   readonly errors: number
   /** Index of the page found bad last, or undefined. */
   readonly lastBadPage: number | undefined

@@ -1,4 +1,5 @@
-// Written by build-firmware.sh from firmware.S: the 64 KiB image, gzip, base64. A test compares them.
+// Written by build-firmware.sh from firmware.S: the 64 KiB image, gzip, base64.
+// A test compares the two.
 export const FIRMWARE_GZIP_BASE64 = [
   'H4sIAAAAAAACA+3ST2gcVRzA8Tf7p1tjyqTapEoVXiRCKk3IQqNu62LAGD3Y4kGkUCmEdCYsbXfL7KyxgpC4CduxJBak',
   'FCyULr1U6EFBJKmybLqSpkXMmlNML+JBNt1aUi1uTZOO7216EJEevPr9wM7vvTe/35s3v52V1U7bNFrOBU1ZtLOzhvlM',

@@ -1,9 +1,9 @@
 /*
  * The guest of the example: a 64 KiB PC firmware that rewrites and checks a working set for ever.
  *
- * It takes its knobs from, and leaves its results in, one control page of guest memory (control-page.ts
- * documents the layout; the CTL_ offsets below are the same numbers). It owns that page, one stack page and
- * the working set, and touches nothing else, so memory nobody asked for is never populated.
+ * It takes its knobs from, and leaves its results in, one control page of guest memory (its layout
+ * is in control-page.ts; the CTL_ offsets below are the same numbers). It owns that page, one stack
+ * page and the working set, and touches nothing else: what nobody asked for is never populated.
  *
  * Linked at 0xF0000, where a PC maps the last 64 KiB of its firmware: symbols are linear addresses.
  * build-firmware.sh assembles it.
@@ -34,7 +34,7 @@
         .set GENERATION_FACTOR, 0x85EBCA6B /* get stamps that have nothing in common */
         .set ROTATING_PATTERN, 0x5BD1E995
         .set TSC_HZ, 1000000000         /* v86 counts nanoseconds */
-        .set GRANT_MAX_TICKS, 50000000  /* 50 ms: after a pause the guest does not catch up in a burst */
+        .set GRANT_MAX_TICKS, 50000000  /* 50 ms: no burst after a pause */
         .set PIT_RELOAD, 1193           /* 1193182 Hz / 1193: one tick a millisecond */
         .set COM1, 0x3F8
 
@@ -98,9 +98,9 @@ pace:
         testl   %eax, %eax
         jnz     pace
         /*
-         * Idle until the next tick. The flags are carried over the halt on purpose: a migration mostly finds a
-         * paced guest here, so a destination that restores EFLAGS wrongly is seen. The values are those that
-         * differ from a fresh processor's: sign and carry set, zero clear.
+         * Idle until the next tick. The flags are carried over the halt on purpose: a migration
+         * mostly finds a paced guest here, so a destination that restores EFLAGS wrongly is seen.
+         * The values differ from a fresh processor's: sign and carry set, zero clear.
          */
         movl    $0x80000000, %eax
         orl     $3, %eax
@@ -158,7 +158,7 @@ rewrite:
         jb      next_page
         jmp     next_generation
 
-/* Counted once per page; the rewrite that follows repairs the page. Only the first one is printed. */
+/* Counted once per page; the rewrite that follows repairs it. Only the first one is printed. */
 bad:
         movl    %esi, CTL_BAD_PAGE
         incl    CTL_ERRORS
@@ -180,7 +180,8 @@ bad:
 
 /*
  * Sets the allowance to the pages earned since the last grant, and returns it in EAX.
- * Elapsed ticks (at most GRANT_MAX_TICKS) * rate + remainder, divided by TSC_HZ: nothing is lost in rounding.
+ * Elapsed ticks (at most GRANT_MAX_TICKS) * rate + remainder, divided by TSC_HZ: rounding loses
+ * nothing.
  */
 grant:
         rdtsc
@@ -210,7 +211,7 @@ grant_ticks:
         adcl    $0, CTL_GRANTED + 4
         ret
 
-/* Interrupt controllers: IRQ 0 at vector 0x20, all others masked. PIT channel 0 as a rate generator. */
+/* IRQ 0 at vector 0x20, all others masked; PIT channel 0 as a rate generator. */
 set_up_timer:
         movl    $timer_script, %esi
 1:      movzbl  (%esi), %edx
@@ -233,7 +234,7 @@ timer_interrupt:
 spurious_interrupt:
         iret
 
-/* A processor exception: this firmware causes none, so a migrated guest that gets here was damaged. */
+/* A processor exception: this firmware causes none, so a guest that gets here was damaged. */
 fault:
         incl    CTL_FAULTS
         movl    $text_fault, %esi
@@ -304,7 +305,7 @@ gdt_pointer:
         .long   gdt
 
         .macro  gate handler
-        .word   \handler - rom          /* the image lies within one 64 KiB: the high half is fixed */
+        .word   \handler - rom  /* within one 64 KiB: the high half is fixed */
         .word   0x08, 0x8E00, ROM_BASE >> 16
         .endm
 

@@ -1,5 +1,6 @@
-// Gives the firmware guest's 64 KiB image to v86. The image travels as text inside firmware-image.ts, because
-// tsc copies no binary files into dist/; firmware.S is its source, build-firmware.sh writes it.
+// Gives the firmware guest's 64 KiB image to v86. The image travels as text inside
+// firmware-image.ts, because tsc copies no binary files into dist/; firmware.S is its source,
+// build-firmware.sh writes it.
 import { gunzipSync } from 'node:zlib'
 import { FIRMWARE_GZIP_BASE64 } from './firmware-image.ts'
 

@@ -1,8 +1,12 @@
-// The time a guest sees. It stands still while the guest does not run, and moves with the guest: a destination
-// continues it from the source's value, so timers and the time stamp counter never jump back.
-// It knows nothing of v86 beyond the one static function through which v86's JavaScript devices ask for the time.
+// The time a guest sees. It stands still while the guest does not run, and moves with the guest: a
+// destination continues it from the source's value, so timers and the time stamp counter never jump
+// back. It knows nothing of v86 beyond the one static function through which v86's JavaScript
+// devices ask for the time.
 
-/** A clock in milliseconds that can be held and carried over. Starts held, at the host clock's value. */
+/**
+ * A clock in milliseconds that can be held and carried over. Starts held, at the host clock's
+ * value.
+ */
 export class GuestClock {
   readonly #hostNow: () => number
   #offsetMs = 0
@@ -33,8 +37,9 @@ export class GuestClock {
 let current: GuestClock | undefined
 
 /**
- * Makes `clock` the one v86's JavaScript devices read. They ask a static function shared by all emulators of
- * the JS thread, so each machine calls this before its guest runs or its devices are saved or loaded.
+ * Makes `clock` the one v86's JavaScript devices read. They ask a static function shared by all
+ * emulators of the JS thread, so each machine calls this before its guest runs or its devices are
+ * saved or loaded.
  */
 export function useClock(owner: { microtick: () => number }, clock: GuestClock): void {
   current = clock

@@ -1,5 +1,6 @@
-// A virtual machine for the example: v86 with the firmware guest, and what a migration asks of a VMM: guest memory,
-// device state, stop and resume with honest times, throttling. It knows nothing of the migration library.
+// A virtual machine for the example: v86 with the firmware guest, and what a migration asks of a
+// VMM: guest memory, device state, stop and resume with honest times, throttling. It knows nothing
+// of the migration library.
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { V86 } from 'v86'
@@ -26,7 +27,8 @@ import {
 import { type WasmMemory, type WasmModule, wasm } from './wasm.ts'
 
 const MIB = 1024 * 1024
-// The least v86 takes: the guest has no display, and all of it is device state, saved and loaded while stopped.
+// The least v86 takes: the guest has no display, and all of it is device state, saved and loaded
+// while stopped.
 const VGA_MEMORY_BYTES = 256 * 1024
 const STATE_MAGIC = 0x44363856
 const STATE_HEADER_BYTES = 16
@@ -39,13 +41,18 @@ export type V86MachineOptions = {
   workingSetBytes?: number
   /** Wanted rate, 0 to 2^32 - 1; 0 (default) = flat out. */
   pagesPerSecond?: number
-  /** True for a machine that waits for another one's memory and devices. Its own memory options but the size are unused. */
+  /**
+   * True for a machine that waits for another one's memory and devices. Its own memory options but
+   * the size are unused.
+   */
   incoming?: boolean
   /** Milliseconds, never going back; a test gives its own. Default `performance.now`. */
   hostNow?: () => number
 }
 
-/** Where guest memory lies. The WebAssembly memory grows and swaps its `buffer`; the address stays. */
+/**
+ * Where guest memory lies. The WebAssembly memory grows and swaps its `buffer`; the address stays.
+ */
 export type V86GuestMemory = {
   readonly wasmMemory: WasmMemory
   readonly offsetBytes: number
@@ -54,7 +61,9 @@ export type V86GuestMemory = {
 
 type State = 'new' | 'awaiting-devices' | 'running' | 'stopped' | 'destroyed'
 
-/** One v86 emulator with the firmware guest. All methods belong to the JS thread that created it. */
+/**
+ * One v86 emulator with the firmware guest. All methods belong to the JS thread that created it.
+ */
 export class V86Machine {
   readonly guestMemory: V86GuestMemory
   readonly #emulator: V86
@@ -120,23 +129,26 @@ export class V86Machine {
   }
 
   /**
-   * Stops the guest; no further guest instruction runs from the moment of the call. Does nothing when it
-   * is not running. Until `resume` the machine does not write guest memory either.
+   * Stops the guest; no further guest instruction runs from the moment of the call. Does nothing
+   * when it is not running. Until `resume` the machine does not write guest memory either.
    */
   async stop(): Promise<void> {
     if (this.#state !== 'running') return
     this.#state = 'stopped'
     const stopped = this.#emulator.stop()
     this.#clock.hold()
-    // v86 notices at its next turn, which may lie many milliseconds ahead when the guest idles or is throttled.
-    this.#core.next_tick(0)
+    // v86 would notice at its next turn only, which lies many milliseconds ahead when the guest
+    // idles or is throttled; this turn runs no instruction, it only confirms the stop.
+    this.#core.do_tick()
     await stopped
     this.#onFirstInstruction(undefined)
+    this.#onFirstInstruction = () => {}
   }
 
   /**
-   * Lets a stopped guest, or one whose devices were loaded, go on. Resolves with the time of the first guest
-   * instruction (see `firstInstructionAtMs`), or with undefined if the guest is stopped before it ran any.
+   * Lets a stopped guest, or one whose devices were loaded, go on. Resolves with the time of the
+   * first guest instruction (see `firstInstructionAtMs`), or with undefined if the guest is stopped
+   * before it ran any.
    */
   resume(): Promise<number | undefined> {
     this.#expect('resume', ['stopped'])
@@ -148,16 +160,17 @@ export class V86Machine {
   }
 
   /**
-   * When the guest last executed an instruction: milliseconds of CLOCK_MONOTONIC, comparable between the
-   * processes of one host. Undefined before the first. Never earlier than the instruction itself.
+   * When the guest last executed an instruction: milliseconds of CLOCK_MONOTONIC, comparable
+   * between the processes of one host. Undefined before the first. Never earlier than the
+   * instruction itself.
    */
   get lastInstructionAtMs(): number | undefined {
     return this.#lastInstructionAtMs
   }
 
   /**
-   * When the guest executed its first instruction since `start` or `resume`, on the same clock. A guest that
-   * sleeps in HLT executes none until its timer fires. Undefined until then.
+   * When the guest executed its first instruction since `start` or `resume`, on the same clock. A
+   * guest that sleeps in HLT executes none until its timer fires. Undefined until then.
    */
   get firstInstructionAtMs(): number | undefined {
     return this.#firstInstructionAtMs
@@ -186,7 +199,10 @@ export class V86Machine {
     return bytes
   }
 
-  /** Loads what `saveDevices` gave on a machine of the same size. Guest memory must be complete already. */
+  /**
+   * Loads what `saveDevices` gave on a machine of the same size. Guest memory must be complete
+   * already.
+   */
   loadDevices(bytes: Uint8Array): void {
     this.#expect('loadDevices', ['awaiting-devices', 'stopped'])
     if (bytes.length < STATE_HEADER_BYTES) {
@@ -208,7 +224,10 @@ export class V86Machine {
     this.#state = 'stopped'
   }
 
-  /** Reads the guest's own counters out of its memory; all zero on a machine that still waits for its memory. */
+  /**
+   * Reads the guest's own counters out of its memory; all zero on a machine that still waits for
+   * its memory.
+   */
   readStats(): GuestStats {
     return readControlPage(this.#controlPage())
   }
@@ -222,8 +241,9 @@ export class V86Machine {
   }
 
   /**
-   * Takes the given share, 0 (none) to 99 percent, of its processor time from the guest, and of its rate if it has
-   * one: a guest that mostly sleeps would not notice the first. Writes guest memory only while running.
+   * Takes the given share, 0 (none) to 99 percent, of its processor time from the guest, and of its
+   * rate if it has one: a guest that mostly sleeps would not notice the first. Writes guest memory
+   * only while running.
    */
   throttle(percent: number): void {
     checkWhole('percent', percent, { min: 0, max: 99, unit: 1 })
@@ -232,7 +252,10 @@ export class V86Machine {
     if (this.#state === 'running') applyRate(this.#controlPage(), percent)
   }
 
-  /** Stops the guest for good. Guest memory stays readable for as long as somebody holds `guestMemory`. */
+  /**
+   * Stops the guest for good. Guest memory stays readable for as long as somebody holds
+   * `guestMemory`.
+   */
   async destroy(): Promise<void> {
     if (this.#state === 'destroyed') return
     await this.stop()
@@ -269,7 +292,8 @@ export class V86Machine {
         this.#onFirstInstruction(enteredAtMs)
       }
     }
-    // v86 polls without a pause for delays below a millisecond: a sleeping guest would burn a processor.
+    // v86 polls without a pause for delays below a millisecond: a sleeping guest would burn a
+    // processor.
     const idleMs = wantedMs > 0 ? Math.max(1, wantedMs) : 0
     return Math.max(idleMs, this.#throttledMs(leftAtMs - enteredAtMs))
   }
@@ -290,7 +314,8 @@ export class V86Machine {
   #expect(operation: string, allowed: readonly State[]): void {
     if (allowed.includes(this.#state)) return
     throw new Error(
-      `${operation}() was called on a machine that is ${this.#state}, expected ${allowed.join(' or ')}`,
+      `${operation}() was called on a machine that is ${this.#state}, ` +
+        `expected ${allowed.join(' or ')}`,
     )
   }
 }

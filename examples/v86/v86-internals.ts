@@ -1,6 +1,6 @@
-// Names of v86 0.5.462 that its own type declarations do not cover, and the two operations that need most of
-// them: saving and loading device state without guest memory. Another version of v86 may differ here,
-// and only here. The main loop and the clock are machine.ts's business.
+// Names of v86 0.5.462 that its own type declarations do not cover, and the two operations that
+// need most of them: saving and loading device state without guest memory. Another version of v86
+// may differ here, and only here. The main loop and the clock are machine.ts's business.
 import type { V86 } from 'v86'
 import type { WasmMemory } from './wasm.ts'
 
@@ -16,7 +16,9 @@ export type V86Cpu = {
   last_result: Cell
   fpu_status_word: Cell
   mxcsr: Cell
-  /** Runs the guest for about a millisecond; returns the milliseconds until it wants to run again. */
+  /**
+   * Runs the guest for about a millisecond; returns the milliseconds until it wants to run again.
+   */
   main_loop(): number
   pack_memory(): { packed_memory: Uint8Array; bitmap: { get_buffer(): ArrayBuffer } }
   unpack_memory(bitmap: unknown, packed: unknown): void
@@ -33,7 +35,7 @@ type V86Pci = {
 export type V86Core = {
   readonly cpu: V86Cpu
   run(): void
-  next_tick(delayMs: number): void
+  do_tick(): void
   save_state(): ArrayBuffer
   restore_state(state: ArrayBuffer): void
 }
@@ -49,8 +51,9 @@ export function clockOwnerOf(core: V86Core): { microtick: () => number } {
 }
 
 /**
- * Clears the base address registers that the IDE controller announces but does not have, as a BIOS does when it
- * looks for PCI devices. Our firmware does not look, and v86 cannot restore a state in which they are set.
+ * Clears the base address registers that the IDE controller announces but does not have, as a BIOS
+ * does when it looks for PCI devices. Our firmware does not look, and v86 cannot restore a state in
+ * which they are set.
  */
 export function clearAbsentBars(core: V86Core): void {
   const { devices, device_spaces } = core.cpu.devices.pci
@@ -83,9 +86,9 @@ export function saveWithoutMemory(core: V86Core): ArrayBuffer {
 /**
  * Loads what `saveWithoutMemory` gave. Guest memory must be complete, the guest stopped.
  *
- * v86's own restore replaces three views of processor state by the saved values instead of writing these into
- * WebAssembly memory, which gives the guest wrong EFLAGS. So the views are put back and filled here, and what
- * depends on them is computed again.
+ * v86's own restore replaces three views of processor state by the saved values instead of writing
+ * these into WebAssembly memory, which gives the guest wrong EFLAGS. So the views are put back and
+ * filled here, and what depends on them is computed again.
  */
 export function loadWithoutMemory(core: V86Core, state: ArrayBuffer): void {
   const { cpu } = core

@@ -1,5 +1,5 @@
-// The few WebAssembly names the example uses. TypeScript declares them only together with a browser's whole
-// DOM, which a Node program must not see.
+// The few WebAssembly names the example uses. TypeScript declares them only together with a
+// browser's whole DOM, which a Node program must not see.
 
 /** A WebAssembly.Memory. `buffer` is replaced whenever the memory grows. */
 export type WasmMemory = { readonly buffer: ArrayBuffer }

@@ -1,4 +1,5 @@
-// The guest's clock stands still while held and goes on from there, whatever the host's clock did meanwhile.
+// The guest's clock stands still while held and goes on from there, whatever the host's clock did
+// meanwhile.
 import { expect, test } from 'vitest'
 import { GuestClock } from '../../examples/v86/guest-clock.ts'
 

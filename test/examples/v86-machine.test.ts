@@ -1,5 +1,6 @@
-// The example's virtual machine: it runs, stops when told, survives a move of its memory and devices to another machine,
-// and its guest finds what a faulty move would leave behind. All time limits are the guest's own counters.
+// The example's virtual machine: it runs, stops when told, survives a move of its memory and
+// devices to another machine, and its guest finds what a faulty move would leave behind. All time
+// limits are the guest's own counters.
 import { createHash } from 'node:crypto'
 import { afterEach, describe, expect, test } from 'vitest'
 import {
@@ -95,6 +96,18 @@ describe('running', () => {
     expect(machine.readStats().errors).toBe(0)
   })
 
+  test('a stop that nobody waited for does not hang when the guest is resumed at once', async () => {
+    const machine = await create()
+    machine.start()
+    await until(() => machine.readStats().generation >= 2)
+    const stopped = machine.stop()
+    const resumed = machine.resume()
+    await stopped
+    expect(await resumed).toBeDefined()
+    await generations(machine, 2)
+    expect(machine.readStats().errors).toBe(0)
+  })
+
   test('a guest stopped before it could run again reports no first instruction', async () => {
     const machine = await create({ pagesPerSecond: 1 })
     machine.start()
@@ -177,8 +190,9 @@ describe('what a faulty move leaves behind is found', () => {
   })
 })
 
-// The host clock of these tests moves by a fixed step each time it is read, so only the guest's own sums are tested.
-// The rate is low enough that a step earns less than a page: the guest sleeps between its pages, as it would.
+// The host clock of these tests moves by a fixed step each time it is read, so only the guest's own
+// sums are tested. The rate is low enough that a step earns less than a page: the guest sleeps
+// between its pages, as it would.
 describe('pacing', () => {
   const rate = 400
   const spanMs = 500
