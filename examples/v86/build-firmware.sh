@@ -1,7 +1,7 @@
 #!/bin/sh
 # Assembles firmware.S into its 64 KiB image and writes it, compressed, into firmware-image.ts.
-# The result is committed: only who changes firmware.S needs this, with as and ld for i386, and gzip.
-# With an argument: writes the plain image there instead (a test compares it with the committed one).
+# The result is committed: only who changes firmware.S needs this, with as, ld and gzip.
+# With an argument: writes the plain image there instead (a test compares it with ours).
 set -eu
 cd "$(dirname "$0")"
 scratch=$(mktemp -d)

@@ -140,9 +140,9 @@ export class V86Machine {
     // v86 would notice at its next turn only, which lies many milliseconds ahead when the guest
     // idles or is throttled; this turn runs no instruction, it only confirms the stop.
     this.#core.do_tick()
-    await stopped
     this.#onFirstInstruction(undefined)
     this.#onFirstInstruction = () => {}
+    await stopped
   }
 
   /**
