@@ -27,3 +27,6 @@ export const DEVICE_STATE_BYTES_MAX = 256 * 1024 * 1024
 
 /** Longest vmdescription (QEMU's is about 45 KB). */
 export const VMDESC_BYTES_MAX = 16 * 1024 * 1024
+
+/** Most device sections in one stream: a PC guest has about 30. */
+export const DEVICE_SECTIONS_MAX = 4096

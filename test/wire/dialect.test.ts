@@ -1,0 +1,81 @@
+// Who the peer is: machine names, dialects, and our own entries in the capability list.
+
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import {
+  DialectDetector,
+  dialectOfMachine,
+  formatOwnCapabilities,
+  isOwnMachine,
+  OWN_MACHINE_NAME,
+  parseOwnCapabilities,
+} from '../../src/wire/dialect.ts'
+
+describe('the dialect', () => {
+  it.each([
+    ['pc-q35-7.2', 'per-section'],
+    ['pc-i440fx-8.0', 'per-section'],
+    ['pc-q35-2.12', 'per-section'],
+    ['pc-q35-8.1', 'per-round'],
+    ['virt-10.0', 'per-round'],
+    [OWN_MACHINE_NAME, 'per-round'],
+    ['q35', undefined],
+    ['microvm', undefined],
+    ['pc-q35-rhel9.2.0', undefined],
+    ['pc-q35-7.2-custom', undefined],
+  ])('of machine %s is %s', (machine, dialect) => {
+    expect(dialectOfMachine(machine)).toBe(dialect)
+  })
+
+  it('is found from the first word that can tell, and says which words are sync points', () => {
+    const perRound = new DialectDetector()
+    expect(perRound.dialect).toBeUndefined()
+    expect(
+      ['ram-flush', 'ram-eos', 'ram-flush'].map((w) => perRound.observe(w as 'ram-eos')),
+    ).toEqual([true, false, true])
+    expect(perRound.dialect).toBe('per-round')
+    const perSection = new DialectDetector()
+    expect(perSection.observe('ram-eos')).toBe(true)
+    expect(perSection.observe('ram-flush')).toBe(false)
+    expect(perSection.dialect).toBe('per-section')
+  })
+})
+
+describe('our own ends', () => {
+  it('are told by the machine name', () => {
+    expect(isOwnMachine(OWN_MACHINE_NAME)).toBe(true)
+    expect(isOwnMachine('multifd/99')).toBe(true)
+    expect(isOwnMachine('pc-q35-9.1')).toBe(false)
+  })
+
+  it('understand the capabilities they write', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 255 }), fc.boolean(), (channels, commit) => {
+        const list = formatOwnCapabilities({ channels, commit })
+        expect(parseOwnCapabilities(list)).toEqual({ ok: true, value: { channels, commit } })
+        expect(parseOwnCapabilities(list.toReversed()).ok).toBe(true)
+      }),
+    )
+  })
+
+  it.each<[string[], RegExp]>([
+    [[], /no multifd-channels=N/],
+    [['commit'], /no multifd-channels=N/],
+    [['multifd-channels=0'], /"0" channels, expected 1 .. 255/],
+    [['multifd-channels=256'], /"256" channels/],
+    [['multifd-channels=4x'], /"4x" channels/],
+    [['multifd-channels=04'], /"04" channels/],
+    [['multifd-channels=4', 'multifd-channels=5'], /"multifd-channels=5".*twice/],
+    [['multifd-channels=4', 'commit', 'commit'], /"commit".*twice/],
+    [['multifd-channels=4', 'postcopy-ram'], /"postcopy-ram", which this version does not know/],
+  ])('refuse %j', (list, sentence) => {
+    const result = parseOwnCapabilities(list)
+    expect(result.ok ? 'accepted' : result.error.message).toMatch(sentence)
+  })
+
+  it('cannot announce a number of channels that does not exist', () => {
+    for (const channels of [0, 256, 1.5, Number.NaN]) {
+      expect(() => formatOwnCapabilities({ channels, commit: true })).toThrow(RangeError)
+    }
+  })
+})
