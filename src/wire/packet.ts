@@ -17,7 +17,6 @@ import {
 import {
   INITIAL_PACKET_BYTES,
   MULTIFD_FLAG_COMPRESSION_MASK,
-  MULTIFD_FLAG_DEVICE_STATE,
   MULTIFD_FLAG_SYNC,
   MULTIFD_MAGIC,
   MULTIFD_VERSION,
@@ -149,7 +148,7 @@ export function encodeSyncPacket(packetNum: number): Uint8Array {
   })
 }
 
-/** Decodes exactly RAM_PACKET_HEADER_BYTES. Unknown flag bits are ignored, as QEMU does. */
+/** Decodes exactly RAM_PACKET_HEADER_BYTES. Unlike QEMU it refuses flag bits it does not know. */
 export function decodeRamPacketHeader(
   bytes: Uint8Array,
   rules: RamPacketRules = {},
@@ -157,11 +156,14 @@ export function decodeRamPacketHeader(
   const opening = checkOpening('RAM packet', bytes, RAM_PACKET_HEADER_BYTES)
   if (opening !== undefined) return fail('ERR_MULTIFD_PROTOCOL', opening)
   const view = viewOf(bytes)
-  if (view.getUint32(8) & MULTIFD_FLAG_DEVICE_STATE) {
-    // Everything behind the flags has another layout then, packet_num included.
+  const compressionFlag = rules.compressionFlag ?? 0
+  const flags = view.getUint32(8)
+  // A bit we do not know may change everything behind it, as DEVICE_STATE does.
+  if (flags & ~(MULTIFD_FLAG_SYNC | compressionFlag)) {
     return fail(
       'ERR_MULTIFD_UNSUPPORTED',
-      'a packet carries device state, expected RAM pages; turn device state over multifd off at the source',
+      `a RAM packet has flags ${hex(flags)}, expected none but ${hex(MULTIFD_FLAG_SYNC | compressionFlag)}; ` +
+        'set the same multifd-compression on both ends, and turn device state over multifd off at the source',
     )
   }
   const packetNum = getBe64(view, 24)
@@ -169,7 +171,7 @@ export function decodeRamPacketHeader(
     return refuse(`packet_num is ${quoteBytes(bytes.subarray(24, 32))}, expected at most 2^53-1`)
   }
   const header: RamPacketHeader = {
-    flags: view.getUint32(8),
+    flags,
     pagesAlloc: view.getUint32(12),
     normalPages: view.getUint32(16),
     nextPacketSize: view.getUint32(20),
@@ -179,7 +181,7 @@ export function decodeRamPacketHeader(
     normalOffsets: [],
     zeroOffsets: [],
   }
-  const problem = checkCounts(header, rules.compressionFlag ?? 0)
+  const problem = checkCounts(header, compressionFlag)
   if (problem !== undefined) return refuse(problem, packetNum)
   if (header.normalPages === 0) header.nextPacketSize = 0
   return header.normalPages + header.zeroPages === 0

@@ -137,8 +137,8 @@ describe('the RAM packet header', () => {
     const refusals: [Uint8Array, RegExp][] = [
       [damaged(0, 0x47455420), /begins with "GET " .*0x11223344/],
       [damaged(4, 2), /version 2, expected 1/],
-      [damaged(8, 0x40), /UNSUPPORTED .*device state/],
-      [damaged(8, 0x02), /compression bits are 0x2, expected 0x0/],
+      [damaged(8, 0x40), /UNSUPPORTED .*flags 0x40, expected none but 0x1.*device state/],
+      [damaged(8, 0x02), /UNSUPPORTED .*flags 0x2, .*multifd-compression/],
       [damaged(12, 129), /pages_alloc is 129, expected at most 128/],
       [damaged(12, 1), /normal_pages is 2, expected at most pages_alloc, 1/],
       [damaged(32, 127), /zero_pages is 127, expected at most 126/],
@@ -176,6 +176,9 @@ describe('the RAM packet header', () => {
   it('takes the compression bits of packets with pages only', () => {
     const bytes = encodeRamPacketHeader({ ...example, flags: 0x02, nextPacketSize: 77 })
     expect(messageOf(decodeRamPacketHeader(bytes, { compressionFlag: 0x02 }))).toBe('accepted')
+    const plain = encodeRamPacketHeader(example)
+    const refused = messageOf(decodeRamPacketHeader(plain, { compressionFlag: 0x02 }))
+    expect(refused).toMatch(/PROTOCOL .*compression bits are 0x0, expected 0x2/)
     const sync = encodeSyncPacket(9)
     expect(messageOf(decodeRamPacketHeader(sync, { compressionFlag: 0x02 }))).toBe('accepted')
   })
