@@ -2,6 +2,8 @@
 // place for such constants; features are probed at run time, never inferred from a version.
 #pragma once
 
+#include <time.h>  // linux/errqueue.h uses timespec without including it
+
 #include <linux/errqueue.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>

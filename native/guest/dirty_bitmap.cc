@@ -74,34 +74,34 @@ uint64_t DirtyBitmap::count(PageRange range) const {
   if (range.count == 0) return 0;
   uint64_t counted = 0;
   const uint64_t end = (range.first + range.count - 1) / kPagesPerWord + 1;
-  uint64_t index = next_dirty_word(range.first / kPagesPerWord);
+  uint64_t index = next_dirty_word(range.first / kPagesPerWord, end);
   while (index < end) {
     const uint64_t bits = words_[index].load(std::memory_order_relaxed);
     counted += static_cast<uint64_t>(std::popcount(bits & mask_in_word(range, index)));
-    index = next_dirty_word(index + 1);
+    index = next_dirty_word(index + 1, end);
   }
   return counted;
 }
 
-uint64_t DirtyBitmap::next_dirty_word(uint64_t index) const {
+uint64_t DirtyBitmap::next_dirty_word(uint64_t index, uint64_t end) const {
   const auto word = [this](uint64_t at) { return words_[at].load(std::memory_order_relaxed); };
-  while (index < word_count_ && index % kWordsPerStep != 0) {
+  while (index < end && index % kWordsPerStep != 0) {
     if (word(index) != 0) return index;
     ++index;
   }
-  while (index + kWordsPerStep <= word_count_) {
+  while (index + kWordsPerStep <= end) {
     uint64_t any = 0;
     for (uint64_t step = 0; step < kWordsPerStep; ++step) any |= word(index + step);
     if (any != 0) break;
     index += kWordsPerStep;
   }
-  while (index < word_count_ && word(index) == 0) ++index;
-  return std::min(index, word_count_);
+  while (index < end && word(index) == 0) ++index;
+  return std::min(index, end);
 }
 
 void DirtyBitmap::clear() {
-  for (uint64_t index = next_dirty_word(0); index < word_count_;
-       index = next_dirty_word(index + 1)) {
+  for (uint64_t index = next_dirty_word(0, word_count_); index < word_count_;
+       index = next_dirty_word(index + 1, word_count_)) {
     words_[index].store(0, std::memory_order_relaxed);
   }
 }

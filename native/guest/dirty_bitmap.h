@@ -41,8 +41,8 @@ class DirtyBitmap {
   // The same for one word: `bits` of word `index`.
   uint64_t add_word(uint64_t index, uint64_t bits, const DirtyBitmap* except);
   [[nodiscard]] uint64_t count(PageRange range) const;
-  // First word at or after `index` that has a bit set; word_count() if none.
-  [[nodiscard]] uint64_t next_dirty_word(uint64_t index) const;
+  // First word of [index, end) that has a bit set; `end` if none. end is at most word_count().
+  [[nodiscard]] uint64_t next_dirty_word(uint64_t index, uint64_t end) const;
   // Clears everything, writing only where a bit is set: untouched parts stay unpopulated. (Giving
   // the memory back instead costs a page fault per touched page in the next round.)
   void clear();

@@ -117,17 +117,19 @@ Result<GuestMemory::Lease> GuestMemory::lease(std::function<void()> stop) {
 }
 
 void GuestMemory::release(std::list<User>::iterator user) {
+  std::list<User> gone;  // destroyed after the mutex: what a stop captured may hold a lease, too
   std::unique_lock lock(mutex_);
   if (user->running == std::this_thread::get_id()) {
     user->released = true;  // our own stop dropped us: revoke() erases the entry after it returns
     return;
   }
   changed_.wait(lock, [user] { return user->running == std::thread::id(); });
-  users_.erase(user);
+  gone.splice(gone.begin(), users_, user);
   changed_.notify_all();
 }
 
 void GuestMemory::revoke() {
+  std::list<User> gone;  // as in release()
   std::unique_lock lock(mutex_);
   revoked_ = true;
   while (true) {
@@ -141,7 +143,7 @@ void GuestMemory::revoke() {
     user->stop();
     lock.lock();
     user->running = std::thread::id();
-    if (user->released) users_.erase(user);
+    if (user->released) gone.splice(gone.begin(), users_, user);
     changed_.notify_all();
   }
   changed_.wait(lock, [this] { return users_.empty(); });

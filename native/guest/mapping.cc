@@ -162,7 +162,7 @@ Result<void> Mapping::populated(PageRange asked, std::vector<PageRange>& out) co
   const size_t floor = out.size();
   const uint64_t end = asked.first + asked.count;
   while (asked.count > 0) {
-    const Result<PageRange> data = next_data(asked);
+    Result<PageRange> data = next_data(asked);
     if (!data) return data.error();
     if (data->count == 0) break;
     append_range(out, floor, *data);

@@ -83,10 +83,11 @@ PageFunctions choose() { return {is_zero_16, copy_16}; }
 const PageFunctions kFunctions = choose();
 
 // Arithmetic modulo the prime 2^61 - 1: a product folds with one shift and one addition.
+__extension__ using Wide = unsigned __int128;
 constexpr uint64_t kPrime = (1ULL << 61) - 1;
 
 // For a product below 2^124; the result is below 2^61 + 8, congruent, not yet fully reduced.
-uint64_t fold(unsigned __int128 value) {
+uint64_t fold(Wide value) {
   const uint64_t once =
       static_cast<uint64_t>(value & kPrime) + static_cast<uint64_t>(value >> 61);
   return (once & kPrime) + (once >> 61);
@@ -98,7 +99,7 @@ uint64_t reduce(uint64_t value) {
 }
 
 uint64_t multiply(uint64_t a, uint64_t b) {
-  return reduce(fold(static_cast<unsigned __int128>(a) * b));
+  return reduce(fold(static_cast<Wide>(a) * b));
 }
 
 }  // namespace
@@ -146,7 +147,7 @@ uint64_t hash_page(const uint8_t* copy, uint64_t key) {
   std::array<uint64_t, kLanes> lanes{};  // each below 2^62
   for (size_t i = 0; i + kLanes <= kWholeTerms; i += kLanes) {
     for (size_t lane = 0; lane < kLanes; ++lane) {
-      lanes[lane] = fold(static_cast<unsigned __int128>(lanes[lane]) * fourth) + term(i + lane);
+      lanes[lane] = fold(static_cast<Wide>(lanes[lane]) * fourth) + term(i + lane);
     }
   }
   uint64_t hash = 0;

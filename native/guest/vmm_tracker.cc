@@ -104,9 +104,9 @@ class VmmDirtyTracker final : public DirtyTracker {
     uint64_t added = 0;
     if (range.count == 0) return added;
     const DirtyBitmap& pending = log_->pending(block);
-    const uint64_t last = (range.first + range.count - 1) / kPagesPerWord;
-    for (uint64_t index = pending.next_dirty_word(range.first / kPagesPerWord); index <= last;
-         index = pending.next_dirty_word(index + 1)) {
+    const uint64_t end = (range.first + range.count - 1) / kPagesPerWord + 1;
+    for (uint64_t index = pending.next_dirty_word(range.first / kPagesPerWord, end); index < end;
+         index = pending.next_dirty_word(index + 1, end)) {
       const uint64_t taken = log_->take(block, index, DirtyBitmap::mask_in_word(range, index));
       if (taken != 0) added += into.add_word(index, taken, except);
     }

@@ -1,0 +1,133 @@
+// See ram_state.h. Two bitmaps per block, this round's and the next one's. Nothing here ever clears
+// a bit of `next`; begin_round() clears the old round's, which nobody writes to, and flips.
+//
+//   tracker.collect ─► next ◄─ late_collect, discard        flip: next becomes round
+//                        │
+//                      round ─► plan ─► extents ─► channel threads read it
+#include "guest/ram_state.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+namespace multifd {
+
+namespace {
+
+constexpr uint64_t kExtentMaxWords = (1ULL << 30) / kPageSize / kPagesPerWord;  // 1 GiB
+
+}  // namespace
+
+RamState::RamState(std::shared_ptr<GuestMemory> memory, std::unique_ptr<DirtyTracker> tracker,
+                   std::vector<std::array<DirtyBitmap, 2>> bitmaps)
+    : memory_(std::move(memory)), tracker_(std::move(tracker)), bitmaps_(std::move(bitmaps)) {}
+
+Result<std::shared_ptr<RamState>> RamState::create(std::shared_ptr<GuestMemory> memory,
+                                                   std::unique_ptr<DirtyTracker> tracker) {
+  std::vector<std::array<DirtyBitmap, 2>> bitmaps;
+  for (const RamBlock& block : memory->blocks()) {
+    std::array<DirtyBitmap, 2> pair;
+    for (DirtyBitmap& bitmap : pair) {
+      Result<DirtyBitmap> created = DirtyBitmap::create(block.page_count());
+      if (!created) return created.error();
+      bitmap = std::move(*created);
+    }
+    bitmaps.push_back(std::move(pair));
+  }
+  return std::shared_ptr<RamState>(
+      new RamState(std::move(memory), std::move(tracker), std::move(bitmaps)));
+}
+
+Result<void> RamState::start() { return tracker_->start(); }
+
+Result<uint64_t> RamState::begin_round() {
+  const size_t next = 1 - current_;
+  for (uint32_t block = 0; block < bitmaps_.size(); ++block) {
+    DirtyBitmap& into = bitmaps_[block][next];
+    const Result<uint64_t> collected =
+        tracker_->collect(block, {0, into.page_count()}, into, nullptr);
+    if (!collected) return collected.error();
+  }
+  for (std::array<DirtyBitmap, 2>& pair : bitmaps_) pair[current_].clear();
+  {
+    // discard() marks and discards under this mutex. So a page whose mark is in the bitmap that
+    // becomes the round here has been discarded by now, and is read after it.
+    const std::lock_guard lock(flip_mutex_);
+    current_ = next;
+  }
+  uint64_t pages = 0;
+  for (const std::array<DirtyBitmap, 2>& pair : bitmaps_) {
+    pages += pair[next].count({0, pair[next].page_count()});
+  }
+  return pages;
+}
+
+std::vector<Extent> RamState::plan(uint64_t target_dirty_bytes) const {
+  const uint64_t target_pages = target_dirty_bytes / kPageSize;
+  std::vector<Extent> extents;
+  for (uint32_t block = 0; block < bitmaps_.size(); ++block) {
+    const DirtyBitmap& bits = round(block);
+    const uint64_t words = bits.word_count();
+    uint64_t first = bits.next_dirty_word(0, words);
+    while (first < words) {
+      const uint64_t limit = std::min(words, first + kExtentMaxWords);
+      uint64_t dirty = 0;
+      uint64_t end = first;  // one past the last dirty word taken
+      uint64_t index = first;
+      while (index < limit) {
+        const uint64_t word = bits.word(index).load(std::memory_order_relaxed);
+        const uint64_t more = static_cast<uint64_t>(std::popcount(word));
+        if (dirty > 0 && dirty + more > target_pages) break;
+        dirty += more;
+        end = index + 1;
+        index = bits.next_dirty_word(end, limit);
+      }
+      const uint64_t first_page = first * kPagesPerWord;
+      const uint64_t end_page = std::min(end * kPagesPerWord, bits.page_count());
+      extents.push_back({block, first_page, end_page - first_page, dirty});
+      first = index < limit ? index : bits.next_dirty_word(limit, words);
+    }
+  }
+  return extents;
+}
+
+Result<void> RamState::late_collect(const Extent& extent) {
+  DirtyBitmap& next = bitmaps_[extent.block][1 - current_];
+  const Result<uint64_t> collected = tracker_->collect(
+      extent.block, {extent.first_page, extent.page_count}, next, &round(extent.block));
+  if (!collected) return collected.error();
+  return {};
+}
+
+Result<void> RamState::discard(uint32_t block_index, PageRange range) {
+  if (block_index >= bitmaps_.size() || range.first > bitmaps_[block_index][0].page_count() ||
+      range.count > bitmaps_[block_index][0].page_count() - range.first) {
+    return Error::make(ErrorCode::kLimit,
+                       "cannot discard pages %llu + %llu of RAM block number %u: there are none",
+                       static_cast<unsigned long long>(range.first),
+                       static_cast<unsigned long long>(range.count), block_index);
+  }
+  const RamBlock& block = memory_->blocks()[block_index];
+  // The tracker need not see a discard (a hole punched into a memfd is no write), so the mark is
+  // ours. It must be in `next` for a round that starts after the memory is gone: with the mark
+  // before, the flip between the two would send the old content as the page's last; hence the
+  // mutex around both. Channel threads that send the page right now send either content, and the
+  // next round sends zeros. begin_round() holds the mutex for one assignment only.
+  const std::lock_guard lock(flip_mutex_);
+  bitmaps_[block_index][1 - current_].set(range);
+  return block.mapping->discard({block.first_page + range.first, range.count});
+}
+
+Result<uint64_t> RamState::collect_into_next() {
+  uint64_t pages = 0;
+  for (uint32_t block = 0; block < bitmaps_.size(); ++block) {
+    DirtyBitmap& next = bitmaps_[block][1 - current_];
+    const Result<uint64_t> collected =
+        tracker_->collect(block, {0, next.page_count()}, next, nullptr);
+    if (!collected) return collected.error();
+    pages += next.count({0, next.page_count()});
+  }
+  return pages;
+}
+
+}  // namespace multifd
