@@ -37,11 +37,13 @@ class Environment::TsfnWakeup final : public Wakeup {
   std::atomic<bool> ready_{false};
 };
 
-Environment::Environment(Napi::Env env) : wakeup_(std::make_shared<TsfnWakeup>()) {
+Environment::Environment(Napi::Env env) : env_(env), wakeup_(std::make_shared<TsfnWakeup>()) {
   env.AddCleanupHook([](Environment* self) { self->shut_down(); }, this);
 }
 
 Environment::~Environment() = default;
+
+Wakeup& Environment::wakeup() { return *wakeup_; }
 
 // Runs while the environment can still be used: every thread ends before what it uses goes.
 void Environment::shut_down() {
@@ -55,11 +57,14 @@ void Environment::shut_down() {
 
 uint32_t Environment::attach(ChannelThread& thread) {
   const uint32_t handle = next_handle_++;
+  if (threads_.empty()) wakeup_->keep_alive(env_, true);
   threads_.emplace(handle, &thread);
   return handle;
 }
 
-void Environment::detach(uint32_t handle) { threads_.erase(handle); }
+void Environment::detach(uint32_t handle) {
+  if (threads_.erase(handle) > 0 && threads_.empty()) wakeup_->keep_alive(env_, false);
+}
 
 void Environment::set_wakeup(const Napi::Function& callback) {
   wakeup_->set(callback.Env(), callback);

@@ -4,6 +4,7 @@
 
 #include <napi.h>
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -28,7 +29,7 @@ class Environment {
   void own(const std::shared_ptr<GuestMemory>& memory) { owned_.insert(memory); }
   void disown(const std::shared_ptr<GuestMemory>& memory) { owned_.erase(memory); }
 
-  Wakeup& wakeup() { return *wakeup_; }
+  Wakeup& wakeup();
   // setWakeup(callback): called at most once per turn of the event loop, when there are events.
   void set_wakeup(const Napi::Function& callback);
   // drain(Float64Array): triples handle, kind, value; returns how many were written.
@@ -37,7 +38,7 @@ class Environment {
   // One constructor per wrapped class, indexed by the class's own slot.
   enum class Class : uint8_t {
     kGuestMemory, kRamState, kDirtyLog, kSendGroup, kSendChannel, kReceiveGroup, kReceiveChannel,
-    kListener, kCount,
+    kListener, kConnection, kCount,
   };
   Napi::FunctionReference& constructor(Class slot) {
     return constructors_[static_cast<size_t>(slot)];
@@ -46,6 +47,7 @@ class Environment {
  private:
   class TsfnWakeup;
   void shut_down();
+  const Napi::Env env_;
   std::array<Napi::FunctionReference, static_cast<size_t>(Class::kCount)> constructors_;
   std::shared_ptr<TsfnWakeup> wakeup_;
   std::map<uint32_t, ChannelThread*> threads_;

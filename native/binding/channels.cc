@@ -1,0 +1,260 @@
+#include "binding/channels.h"
+
+#include <algorithm>
+
+#include "binding/guest_memory.h"
+#include "binding/ram_state.h"
+
+namespace multifd::binding {
+namespace {
+
+Result<Endpoint> to_endpoint(const Napi::Object& options) {
+  const std::string path = get_string(options, "path");
+  if (!path.empty()) return Endpoint::unix_path(path);
+  return Endpoint::tcp(get_string(options, "host"),
+                       static_cast<uint16_t>(get_uint64(options, "port")));
+}
+
+// The cells lie in a Float64Array that the new object keeps alive.
+template <typename Counter>
+CounterCell* counter_cells(const Napi::Object& options) {
+  const Napi::Value value = options.Get("counters");
+  if (!value.IsTypedArray()) return nullptr;
+  auto cells = value.As<Napi::Float64Array>();
+  if (cells.ElementLength() < static_cast<size_t>(Counter::kCount)) return nullptr;
+  return reinterpret_cast<CounterCell*>(cells.Data());
+}
+
+Error not_ours(const char* what) {
+  return Error::make(ErrorCode::kClosed, "the %s was closed, or is not one of ours", what);
+}
+
+// Keeps several objects alive as one.
+Napi::Object keep_all(Napi::Env env, std::initializer_list<Napi::Value> values) {
+  Napi::Array list = Napi::Array::New(env);
+  uint32_t index = 0;
+  for (const Napi::Value& value : values) list.Set(index++, value);
+  return list;
+}
+
+}  // namespace
+
+const napi_type_tag SendGroupWrap::kTag = {0x6d756c7469666401, 4};
+const napi_type_tag SendChannelWrap::kTag = {0x6d756c7469666401, 5};
+const napi_type_tag ReceiveGroupWrap::kTag = {0x6d756c7469666401, 6};
+const napi_type_tag ReceiveChannelWrap::kTag = {0x6d756c7469666401, 7};
+const napi_type_tag ListenerWrap::kTag = {0x6d756c7469666401, 8};
+const napi_type_tag ConnectionWrap::kTag = {0x6d756c7469666401, 9};
+
+// SendGroup
+
+std::vector<SendGroupWrap::PropertyDescriptor> SendGroupWrap::methods() {
+  return {InstanceMethod("close", &SendGroupWrap::close)};
+}
+
+Napi::Value SendGroupWrap::create(const Napi::CallbackInfo& info) {
+  RamStateWrap* const ram = RamStateWrap::from(info[0]);
+  if (ram == nullptr || !ram->state()) return to_js(info.Env(), not_ours("RAM state"));
+  return make(info.Env(), std::make_shared<SendGroup>(ram->state()), info[0].As<Napi::Object>());
+}
+
+void SendGroupWrap::close(const Napi::CallbackInfo&) {
+  state_.reset();
+  drop_kept();
+}
+
+// SendChannel
+
+std::vector<SendChannelWrap::PropertyDescriptor> SendChannelWrap::methods() {
+  auto methods = thread_methods();
+  methods.insert(methods.end(),
+                 {
+                     InstanceMethod("submitExtent", &SendChannelWrap::submit_extent),
+                     InstanceMethod("submitSync", &SendChannelWrap::submit_sync),
+                     InstanceMethod("submitClose", &SendChannelWrap::submit_close),
+                     InstanceMethod("setWaterMarks", &SendChannelWrap::set_water_marks),
+                     InstanceMethod("setPacingRate", &SendChannelWrap::set_pacing_rate),
+                     InstanceMethod("ackedBytes", &SendChannelWrap::acked_bytes),
+                 });
+  return methods;
+}
+
+Napi::Value SendChannelWrap::create(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  SendGroupWrap* const group = SendGroupWrap::from(info[0]);
+  if (group == nullptr || !group->state()) return to_js(env, not_ours("send group"));
+  const auto object = info[1].As<Napi::Object>();
+  auto endpoint = to_endpoint(object);
+  if (!endpoint) return to_js(env, endpoint.error());
+  SendChannelOptions options;
+  options.endpoint = *endpoint;
+  options.initial.channel_id = static_cast<uint8_t>(get_uint64(object, "channelId"));
+  if (const Napi::Value uuid = object.Get("uuid"); uuid.IsTypedArray()) {
+    const auto bytes = uuid.As<Napi::Uint8Array>();
+    std::copy_n(bytes.Data(), std::min(bytes.ByteLength(), options.initial.uuid.size()),
+                options.initial.uuid.begin());
+  }
+  options.connect_timeout_ms = static_cast<int>(get_uint64(object, "connectTimeoutMs"));
+  options.zero_copy = get_bool(object, "zeroCopy");
+  options.high_water_bytes = get_uint64(object, "highWaterBytes");
+  options.low_water_bytes = get_uint64(object, "lowWaterBytes");
+  options.counters = counter_cells<SendCounter>(object);
+  if (options.counters == nullptr) return to_js(env, not_ours("counter array"));
+  auto channel = SendChannel::start(std::move(options), group->state(),
+                                    Environment::of(env).wakeup());
+  if (!channel) return to_js(env, channel.error());
+  return make(env, std::move(*channel), keep_all(env, {info[0], object.Get("counters")}));
+}
+
+Napi::Value SendChannelWrap::submit_extent(const Napi::CallbackInfo& info) {
+  const Extent extent{static_cast<uint32_t>(to_uint64(info[0])), to_uint64(info[1]),
+                      to_uint64(info[2]), to_uint64(info[3])};
+  return Napi::Boolean::New(info.Env(), state_ && state_->submit_extent(extent));
+}
+
+Napi::Value SendChannelWrap::submit_sync(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), state_ && state_->submit_sync());
+}
+
+Napi::Value SendChannelWrap::submit_close(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), state_ && state_->submit_close());
+}
+
+void SendChannelWrap::set_water_marks(const Napi::CallbackInfo& info) {
+  if (state_) state_->set_water_marks(to_uint64(info[0]), to_uint64(info[1]));
+}
+
+void SendChannelWrap::set_pacing_rate(const Napi::CallbackInfo& info) {
+  if (state_) state_->set_pacing_rate(to_uint64(info[0]));
+}
+
+Napi::Value SendChannelWrap::acked_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(),
+                           state_ ? static_cast<double>(state_->acked_bytes()) : 0.0);
+}
+
+// ReceiveGroup
+
+std::vector<ReceiveGroupWrap::PropertyDescriptor> ReceiveGroupWrap::methods() {
+  return {InstanceMethod("close", &ReceiveGroupWrap::close)};
+}
+
+Napi::Value ReceiveGroupWrap::create(const Napi::CallbackInfo& info) {
+  GuestMemoryWrap* const memory = GuestMemoryWrap::from(info[0]);
+  if (memory == nullptr || !memory->state()) return to_js(info.Env(), not_ours("guest memory"));
+  auto group = ReceiveGroup::create(memory->state());
+  if (!group) return to_js(info.Env(), group.error());
+  return make(info.Env(), std::move(*group), info[0].As<Napi::Object>());
+}
+
+void ReceiveGroupWrap::close(const Napi::CallbackInfo&) {
+  state_.reset();
+  drop_kept();
+}
+
+// ReceiveChannel
+
+std::vector<ReceiveChannelWrap::PropertyDescriptor> ReceiveChannelWrap::methods() {
+  auto methods = thread_methods();
+  methods.push_back(InstanceMethod("releaseSync", &ReceiveChannelWrap::release_sync));
+  return methods;
+}
+
+Napi::Value ReceiveChannelWrap::create(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  ReceiveGroupWrap* const group = ReceiveGroupWrap::from(info[0]);
+  if (group == nullptr || !group->state()) return to_js(env, not_ours("receive group"));
+  ConnectionWrap* const connection = ConnectionWrap::from(info[1]);
+  if (connection == nullptr || !connection->state()) return to_js(env, not_ours("connection"));
+  const auto object = info[2].As<Napi::Object>();
+  ReceiveChannelOptions options;
+  options.channel_id = connection->state()->initial.channel_id;
+  options.counters = counter_cells<ReceiveCounter>(object);
+  if (options.counters == nullptr) return to_js(env, not_ours("counter array"));
+  const std::unique_ptr<Accepted> accepted = std::move(connection->state());
+  auto channel = ReceiveChannel::start(std::move(accepted->fd), options, group->state(),
+                                       Environment::of(env).wakeup());
+  if (!channel) return to_js(env, channel.error());
+  return make(env, std::move(*channel), keep_all(env, {info[0], object.Get("counters")}));
+}
+
+void ReceiveChannelWrap::release_sync(const Napi::CallbackInfo&) {
+  if (state_) state_->release_sync();
+}
+
+// Listener
+
+std::vector<ListenerWrap::PropertyDescriptor> ListenerWrap::methods() {
+  auto methods = thread_methods();
+  methods.push_back(InstanceAccessor("port", &ListenerWrap::port, nullptr));
+  methods.push_back(InstanceMethod("takeAccepted", &ListenerWrap::take_accepted));
+  return methods;
+}
+
+Napi::Value ListenerWrap::create(const Napi::CallbackInfo& info) {
+  const auto object = info[0].As<Napi::Object>();
+  auto endpoint = to_endpoint(object);
+  if (!endpoint) return to_js(info.Env(), endpoint.error());
+  ListenerOptions options;
+  options.endpoint = *endpoint;
+  options.identify_timeout_ms = static_cast<int>(get_uint64(object, "identifyTimeoutMs"));
+  auto listener = Listener::start(std::move(options), Environment::of(info.Env()).wakeup());
+  if (!listener) return to_js(info.Env(), listener.error());
+  return make(info.Env(), std::move(*listener));
+}
+
+Napi::Value ListenerWrap::port(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), state_ ? state_->port() : 0);
+}
+
+Napi::Value ListenerWrap::take_accepted(const Napi::CallbackInfo& info) {
+  Napi::Array list = Napi::Array::New(info.Env());
+  if (!state_) return list;
+  uint32_t index = 0;
+  for (Accepted& accepted : state_->take_accepted()) {
+    list.Set(index++, ConnectionWrap::make(info.Env(),
+                                           std::make_unique<Accepted>(std::move(accepted))));
+  }
+  return list;
+}
+
+// Connection
+
+std::vector<ConnectionWrap::PropertyDescriptor> ConnectionWrap::methods() {
+  return {
+      InstanceAccessor("isMain", &ConnectionWrap::is_main, nullptr),
+      InstanceAccessor("channelId", &ConnectionWrap::channel_id, nullptr),
+      InstanceAccessor("uuid", &ConnectionWrap::uuid, nullptr),
+      InstanceAccessor("peer", &ConnectionWrap::peer, nullptr),
+      InstanceMethod("releaseFd", &ConnectionWrap::release_fd),
+      InstanceMethod("close", &ConnectionWrap::close),
+  };
+}
+
+Napi::Value ConnectionWrap::is_main(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), state_ && state_->is_main);
+}
+
+Napi::Value ConnectionWrap::channel_id(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), state_ ? state_->initial.channel_id : -1);
+}
+
+Napi::Value ConnectionWrap::uuid(const Napi::CallbackInfo& info) {
+  auto bytes = Napi::Uint8Array::New(info.Env(), 16);
+  if (state_) std::ranges::copy(state_->initial.uuid, bytes.Data());
+  return bytes;
+}
+
+Napi::Value ConnectionWrap::peer(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), state_ ? state_->peer : std::string());
+}
+
+Napi::Value ConnectionWrap::release_fd(const Napi::CallbackInfo& info) {
+  const int fd = state_ ? state_->fd.release() : -1;
+  state_.reset();
+  return Napi::Number::New(info.Env(), fd);
+}
+
+void ConnectionWrap::close(const Napi::CallbackInfo&) { state_.reset(); }
+
+}  // namespace multifd::binding

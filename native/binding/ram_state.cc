@@ -1,0 +1,161 @@
+#include "binding/ram_state.h"
+
+#include "binding/guest_memory.h"
+#include "binding/work.h"
+
+namespace multifd::binding {
+namespace {
+
+Error closed_memory() {
+  return Error::make(ErrorCode::kClosed, "the guest memory was closed");
+}
+
+PageRange to_range(const Napi::Value& first, const Napi::Value& count) {
+  return {to_uint64(first), to_uint64(count)};
+}
+
+// The VMM's ranges are checked here once; native code below asserts them.
+bool fits(const GuestMemory& memory, uint64_t block, PageRange range) {
+  if (block >= memory.blocks().size()) return false;
+  const uint64_t pages = memory.blocks()[block].page_count();
+  return range.first <= pages && range.count <= pages - range.first;
+}
+
+}  // namespace
+
+const napi_type_tag RamStateWrap::kTag = {0x6d756c7469666401, 2};
+const napi_type_tag DirtyLogWrap::kTag = {0x6d756c7469666401, 3};
+
+std::vector<RamStateWrap::PropertyDescriptor> RamStateWrap::methods() {
+  return {
+      InstanceAccessor("tracker", &RamStateWrap::tracker, nullptr),
+      InstanceMethod("start", &RamStateWrap::start),
+      InstanceMethod("beginRound", &RamStateWrap::begin_round),
+      InstanceMethod("plan", &RamStateWrap::plan),
+      InstanceMethod("discard", &RamStateWrap::discard),
+      InstanceMethod("collectIntoNext", &RamStateWrap::collect_into_next),
+      InstanceMethod("close", &RamStateWrap::close),
+  };
+}
+
+Napi::Value RamStateWrap::create(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  GuestMemoryWrap* const memory = GuestMemoryWrap::from(info[0]);
+  if (memory == nullptr || !memory->state()) return to_js(env, closed_memory());
+  Result<std::unique_ptr<DirtyTracker>> tracker = closed_memory();
+  if (DirtyLogWrap* const log = DirtyLogWrap::from(info[1]); log != nullptr) {
+    if (!log->state().tracker) {
+      return to_js(env, Error::make(ErrorCode::kClosed,
+                                    "the dirty log was used by a migration before: make a new one "
+                                    "for each migration"));
+    }
+    tracker = std::move(log->state().tracker);
+  } else if (info[1].IsString() && info[1].As<Napi::String>().Utf8Value() == "hash") {
+    tracker = make_hash_tracker(memory->state());
+  } else {
+    tracker = make_uffd_tracker(memory->state());
+  }
+  if (!tracker) return to_js(env, tracker.error());
+  auto ram = RamState::create(memory->state(), std::move(*tracker));
+  if (!ram) return to_js(env, ram.error());
+  return make(env, std::move(*ram), info[0].As<Napi::Object>());
+}
+
+Napi::Value RamStateWrap::tracker(const Napi::CallbackInfo& info) {
+  if (!state_) return info.Env().Null();
+  return Napi::String::New(info.Env(), std::string(state_->tracker().name()));
+}
+
+Napi::Value RamStateWrap::start(const Napi::CallbackInfo& info) {
+  return run_work<bool>(
+      info.Env(), "multifd.start",
+      [ram = state_]() -> Result<bool> {
+        if (auto started = ram->start(); !started) return started.error();
+        return true;
+      },
+      [](Napi::Env env, bool) { return env.Undefined(); });
+}
+
+// beginRound(): Promise<dirty pages of the round>.
+Napi::Value RamStateWrap::begin_round(const Napi::CallbackInfo& info) {
+  return run_work<uint64_t>(
+      info.Env(), "multifd.round", [ram = state_] { return ram->begin_round(); },
+      [](Napi::Env env, uint64_t pages) -> Napi::Value {
+        return Napi::Number::New(env, static_cast<double>(pages));
+      });
+}
+
+// plan(targetDirtyBytes): Promise<Float64Array> of block, first page, page count, dirty pages.
+Napi::Value RamStateWrap::plan(const Napi::CallbackInfo& info) {
+  const uint64_t target_bytes = to_uint64(info[0]);
+  return run_work<std::vector<Extent>>(
+      info.Env(), "multifd.plan",
+      [ram = state_, target_bytes]() -> Result<std::vector<Extent>> {
+        return ram->plan(target_bytes);
+      },
+      [](Napi::Env env, const std::vector<Extent>& extents) -> Napi::Value {
+        auto list = Napi::Float64Array::New(env, extents.size() * 4);
+        double* at = list.Data();
+        for (const Extent& extent : extents) {
+          *at++ = extent.block;
+          *at++ = static_cast<double>(extent.first_page);
+          *at++ = static_cast<double>(extent.page_count);
+          *at++ = static_cast<double>(extent.dirty_pages);
+        }
+        return list;
+      });
+}
+
+// discard(block, firstPage, pageCount): undefined or an error.
+Napi::Value RamStateWrap::discard(const Napi::CallbackInfo& info) {
+  const PageRange range = to_range(info[1], info[2]);
+  if (!state_ || !fits(state_->memory(), to_uint64(info[0]), range)) {
+    return to_js(info.Env(), Error::make(ErrorCode::kLimit, "no such pages"));
+  }
+  auto discarded = state_->discard(static_cast<uint32_t>(to_uint64(info[0])), range);
+  if (!discarded) return to_js(info.Env(), discarded.error());
+  return info.Env().Undefined();
+}
+
+Napi::Value RamStateWrap::collect_into_next(const Napi::CallbackInfo& info) {
+  return run_work<uint64_t>(
+      info.Env(), "multifd.collect", [ram = state_] { return ram->collect_into_next(); },
+      [](Napi::Env env, uint64_t pages) -> Napi::Value {
+        return Napi::Number::New(env, static_cast<double>(pages));
+      });
+}
+
+void RamStateWrap::close(const Napi::CallbackInfo&) {
+  state_.reset();
+  drop_kept();
+}
+
+std::vector<DirtyLogWrap::PropertyDescriptor> DirtyLogWrap::methods() {
+  return {
+      InstanceMethod("mark", &DirtyLogWrap::mark),
+      InstanceMethod("orBytes", &DirtyLogWrap::or_bytes),
+  };
+}
+
+Napi::Value DirtyLogWrap::create(const Napi::CallbackInfo& info) {
+  GuestMemoryWrap* const memory = GuestMemoryWrap::from(info[0]);
+  if (memory == nullptr || !memory->state()) return to_js(info.Env(), closed_memory());
+  auto tracker = make_vmm_tracker(memory->state());
+  if (!tracker) return to_js(info.Env(), tracker.error());
+  return make(info.Env(), std::move(*tracker), info[0].As<Napi::Object>());
+}
+
+// mark(block, firstPage, pageCount); checked in TypeScript.
+void DirtyLogWrap::mark(const Napi::CallbackInfo& info) {
+  state_.log->mark(static_cast<uint32_t>(to_uint64(info[0])), to_range(info[1], info[2]));
+}
+
+// orBytes(block, firstPage, Uint8Array).
+void DirtyLogWrap::or_bytes(const Napi::CallbackInfo& info) {
+  if (!info[2].IsTypedArray()) return;
+  const auto bytes = info[2].As<Napi::Uint8Array>();
+  state_.log->or_bytes(static_cast<uint32_t>(to_uint64(info[0])), to_uint64(info[1]),
+                       bytes.Data(), bytes.ByteLength());
+}
+
+}  // namespace multifd::binding
