@@ -1,0 +1,216 @@
+// The only loader of the addon, and the types of what it exports. Native calls do not throw: they
+// return an error object, which `checked` turns into a MultifdError.
+
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { getSystemErrorName } from 'node:util'
+import { type ErrorCode, type ErrorDetails, MultifdError } from './errors.ts'
+
+/** How native code reports a failure; `errno` 0 means that no system call failed. */
+export interface NativeError {
+  code: ErrorCode
+  detail: string
+  errno: number
+  syscall?: string
+}
+
+export interface NativeThread {
+  /** Names the thread in `drain`. */
+  readonly handle: number
+  /** Ends the thread soon; a `closed` event follows. Idempotent. */
+  destroy(): void
+  /** Waits for the end of the thread and frees everything; at once after `closed`. Idempotent. */
+  join(): void
+  /** Why it failed, after a `failed` event. */
+  error(): NativeError | null
+}
+
+export interface NativeSendChannel extends NativeThread {
+  submitExtent(block: number, firstPage: number, pageCount: number, dirtyPages: number): boolean
+  submitSync(): boolean
+  submitClose(): boolean
+  setWaterMarks(highBytes: number, lowBytes: number): void
+  setPacingRate(bytesPerSecond: number): void
+  ackedBytes(): number
+}
+
+export interface NativeReceiveChannel extends NativeThread {
+  releaseSync(): void
+}
+
+export interface NativeConnection {
+  readonly isMain: boolean
+  readonly channelId: number
+  readonly uuid: Uint8Array
+  readonly peer: string
+  releaseFd(): number
+  close(): void
+}
+
+export interface NativeListener extends NativeThread {
+  readonly port: number
+  takeAccepted(): NativeConnection[]
+}
+
+export interface NativeGuestMemory {
+  readonly token: number
+  blocks(): { idstr: string; usedLength: number }[]
+  empty(): Promise<undefined | NativeError>
+  discard(block: number, firstPage: number, pageCount: number): undefined | NativeError
+  view(block: number): ArrayBuffer | null
+  populatedBytes(): Promise<number | NativeError>
+  isAt(block: number, buffer: ArrayBuffer, offsetBytes: number): boolean
+  close(): void
+}
+
+export interface NativeDirtyLog {
+  mark(block: number, firstPage: number, pageCount: number): void
+  orBytes(block: number, firstPage: number, bytes: Uint8Array): void
+}
+
+export interface NativeRamState {
+  readonly tracker: string
+  start(): Promise<undefined | NativeError>
+  beginRound(): Promise<number | NativeError>
+  extendRound(): Promise<number | NativeError>
+  plan(targetDirtyBytes: number): Promise<Float64Array>
+  discard(block: number, firstPage: number, pageCount: number): undefined | NativeError
+  collectIntoNext(): Promise<number | NativeError>
+  close(): void
+}
+
+export interface NativeSendGroup {
+  close(): void
+}
+
+export interface NativeReceiveGroup {
+  close(): void
+}
+
+/** Where to connect or listen: a numeric address, or a UNIX path. */
+export interface NativeEndpoint {
+  host?: string
+  port?: number
+  path?: string
+}
+
+export interface NativeSendChannelOptions extends NativeEndpoint {
+  channelId: number
+  uuid: Uint8Array
+  connectTimeoutMs: number
+  zeroCopy: boolean
+  highWaterBytes: number
+  lowWaterBytes: number
+  counters: Float64Array
+}
+
+export interface NativeBlock {
+  idstr: string
+  kind: 'external' | 'anonymous' | 'memfd' | 'file'
+  sizeBytes: number
+  hugePages?: boolean
+  path?: string
+  buffer?: ArrayBuffer
+  offsetBytes?: number
+  /** Held for as long as the native side uses the memory: a WebAssembly.Memory. */
+  keep?: object
+}
+
+export interface NativeAddon {
+  readonly sendCounterNames: readonly string[]
+  readonly receiveCounterNames: readonly string[]
+  setWakeup(callback: () => void): void
+  drain(out: Float64Array): number
+  census(): Record<string, number>
+  threadCpuNanoseconds(): number
+  createGuestMemory(blocks: NativeBlock[]): NativeGuestMemory | NativeError
+  guestMemoryFromToken(token: number): NativeGuestMemory | NativeError
+  createDirtyLog(memory: NativeGuestMemory): NativeDirtyLog | NativeError
+  createRamState(
+    memory: NativeGuestMemory,
+    tracker: 'userfaultfd' | 'hash' | NativeDirtyLog,
+  ): NativeRamState | NativeError
+  createSendGroup(ram: NativeRamState): NativeSendGroup | NativeError
+  startSendChannel(
+    group: NativeSendGroup,
+    options: NativeSendChannelOptions,
+  ): NativeSendChannel | NativeError
+  createReceiveGroup(memory: NativeGuestMemory): NativeReceiveGroup | NativeError
+  startReceiveChannel(
+    group: NativeReceiveGroup,
+    connection: NativeConnection,
+    options: { counters: Float64Array },
+  ): NativeReceiveChannel | NativeError
+  startListener(
+    options: NativeEndpoint & { identifyTimeoutMs: number },
+  ): NativeListener | NativeError
+}
+
+/** Makes the exception of a native error; `about` says what was being done. */
+export function toError(error: NativeError, about: string, details: ErrorDetails = {}): MultifdError {
+  const kernel = error.errno === 0 ? '' : ` (${error.syscall}: ${errnoName(error.errno)})`
+  return new MultifdError(error.code, `${about}: ${error.detail}${kernel}`, {
+    ...details,
+    ...(error.syscall === undefined ? {} : { syscall: error.syscall }),
+    ...(error.errno === 0 ? {} : { errno: errnoName(error.errno) }),
+  })
+}
+
+function errnoName(errno: number): string {
+  try {
+    return getSystemErrorName(-errno)
+  } catch {
+    return `errno ${errno}`
+  }
+}
+
+/** The value of a native call, or the exception for its error object. */
+export function checked<T>(value: T | NativeError, about: string): T {
+  if (isNativeError(value)) throw toError(value, about)
+  return value
+}
+
+function isNativeError(value: unknown): value is NativeError {
+  return typeof value === 'object' && value !== null && 'detail' in value && 'errno' in value
+}
+
+let addon: NativeAddon | undefined
+
+/**
+ * The addon; loaded at first use, so that importing the library never fails.
+ * @throws MultifdError ERR_MULTIFD_NATIVE_LOAD, with what was tried and the command that fixes it.
+ */
+export function native(): NativeAddon {
+  addon ??= load()
+  return addon
+}
+
+function load(): NativeAddon {
+  const path = process.env['MULTIFD_NATIVE'] ?? join(packageRoot(), 'build/Release/multifd.node')
+  if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) {
+    throw new MultifdError(
+      'ERR_MULTIFD_NATIVE_LOAD',
+      `multifd runs on Linux x64 and arm64, this is ${process.platform} ${process.arch}`,
+    )
+  }
+  try {
+    return createRequire(import.meta.url)(path) as NativeAddon
+  } catch (cause) {
+    throw new MultifdError(
+      'ERR_MULTIFD_NATIVE_LOAD',
+      `the native addon ${path} could not be loaded; build it with "npm ci" or "npm run build:native"`,
+      { cause },
+    )
+  }
+}
+
+/** From src/kit or dist/src/kit up to the folder that holds binding.gyp. */
+function packageRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(folder, 'binding.gyp')) && folder !== dirname(folder)) {
+    folder = dirname(folder)
+  }
+  return folder
+}

@@ -1,0 +1,177 @@
+// RamState's plan and the way of a bit from `next` into a round.
+#include "guest/ram_state.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "guest_fixture.h"
+
+namespace {
+
+using namespace multifd;
+using fixture::Kind;
+using fixture::make_mapping;
+
+constexpr uint64_t kPagesPerGiB = (1ULL << 30) / kPageSize;
+
+struct Marked {
+  std::shared_ptr<RamState> state;
+  std::shared_ptr<VmmDirtyLog> log;
+};
+
+Marked make_state(std::shared_ptr<GuestMemory> memory) {
+  auto made = make_vmm_tracker(memory);
+  CHECK_OK(made);
+  auto state = RamState::create(std::move(memory), std::move(made->tracker));
+  CHECK_OK(state);
+  CHECK_OK((*state)->start());
+  return {*state, made->log};
+}
+
+// A tracker whose collects fail on demand.
+class FailingTracker final : public DirtyTracker {
+ public:
+  explicit FailingTracker(std::unique_ptr<DirtyTracker> inner) : inner_(std::move(inner)) {}
+  [[nodiscard]] std::string_view name() const override { return "failing"; }
+  Result<void> start() override { return inner_->start(); }
+  Result<uint64_t> collect(uint32_t block, PageRange range, DirtyBitmap& into,
+                           const DirtyBitmap* except) override {
+    if (block == fail_at) return Error::make(ErrorCode::kChannel, "asked to fail");
+    return inner_->collect(block, range, into, except);
+  }
+  uint32_t fail_at = ~0U;
+
+ private:
+  std::unique_ptr<DirtyTracker> inner_;
+};
+
+// Every dirty page in exactly one extent, on word boundaries, within the limits.
+void check_plan(const RamState& state, uint64_t target_pages) {
+  const std::vector<Extent> extents = state.plan(target_pages * kPageSize);
+  uint64_t planned = 0;
+  uint64_t total = 0;
+  uint32_t block = 0;
+  uint64_t end = 0;
+  for (const Extent& extent : extents) {
+    if (extent.block != block) end = 0;
+    CHECK(extent.block >= block);
+    block = extent.block;
+    const DirtyBitmap& bits = state.round(block);
+    CHECK(extent.first_page >= end);
+    CHECK_EQ(bits.count({end, extent.first_page - end}), 0U);
+    end = extent.first_page + extent.page_count;
+    CHECK_EQ(extent.first_page % kPagesPerWord, 0U);
+    CHECK(extent.page_count % kPagesPerWord == 0 || end == bits.page_count());
+    CHECK(end <= bits.page_count());
+    CHECK(extent.page_count <= kPagesPerGiB);
+    CHECK(extent.dirty_pages > 0);
+    CHECK_EQ(bits.count({extent.first_page, extent.page_count}), extent.dirty_pages);
+    CHECK(extent.dirty_pages <= target_pages || extent.page_count <= kPagesPerWord);
+    // No clean words at either end.
+    CHECK(bits.count({extent.first_page, std::min(kPagesPerWord, extent.page_count)}) > 0);
+    planned += extent.dirty_pages;
+  }
+  for (uint32_t i = 0; i < state.memory().blocks().size(); ++i) {
+    total += state.round(i).count({0, state.round(i).page_count()});
+  }
+  CHECK_EQ(planned, total);
+}
+
+TEST("a plan holds every dirty page once, whatever the pattern and the target") {
+  check::Random random(check::seed());
+  const auto mapping = make_mapping(Kind::kMemfd, 20000 * kPageSize);
+  auto memory = GuestMemory::create({{"a", mapping, 0, 9999 * kPageSize},
+                                     {"b", mapping, 9999, 65 * kPageSize},
+                                     {"c", mapping, 10064, 1 * kPageSize},
+                                     {"d", mapping, 10065, 9935 * kPageSize}});
+  CHECK_OK(memory);
+  for (int pattern = 0; pattern < 40; ++pattern) {
+    const Marked marked = make_state(*memory);
+    for (uint32_t block = 0; block < 4; ++block) {
+      const uint64_t pages = (*memory)->blocks()[block].page_count();
+      for (uint64_t runs = random.below(30); runs > 0; --runs) {
+        marked.log->mark(block, {random.below(pages), 1 + random.below(1ULL << random.below(13))});
+      }
+    }
+    CHECK_OK(marked.state->begin_round());
+    for (const uint64_t target : {0, 1, 64, 100, 512, 4096, 1000000}) {
+      check_plan(*marked.state, target);
+    }
+  }
+}
+
+TEST("an empty round has an empty plan, and a full one is cut to the target exactly") {
+  const Marked marked = make_state(fixture::one_block(make_mapping(Kind::kMemfd, 64 << 20)));
+  auto pages = marked.state->begin_round();
+  CHECK_OK(pages);
+  CHECK_EQ(*pages, 0U);
+  CHECK(marked.state->plan(1 << 24).empty());
+  marked.log->mark(0, {0, ~0ULL});
+  pages = marked.state->begin_round();
+  CHECK_OK(pages);
+  CHECK_EQ(*pages, 16384U);
+  const std::vector<Extent> extents = marked.state->plan(16 << 20);
+  CHECK_EQ(extents.size(), 4U);
+  for (const Extent& extent : extents) CHECK_EQ(extent.dirty_pages, 4096U);
+}
+
+TEST("an almost clean terabyte yields few extents, none above a gibibyte of address space") {
+  auto mapping = Mapping::open_memfd("multifd-test", 1ULL << 40);
+  CHECK_OK(mapping);
+  const Marked marked = make_state(fixture::one_block(std::move(*mapping)));
+  marked.log->mark(0, {0, 1});
+  marked.log->mark(0, {kPagesPerGiB - 1, 2});            // two extents: beyond the first gibibyte
+  marked.log->mark(0, {500 * kPagesPerGiB, 4096 + 10});  // two extents of 16 MiB and a bit
+  marked.log->mark(0, {1024 * kPagesPerGiB - 1, 1});
+  const auto pages = marked.state->begin_round();
+  CHECK_OK(pages);
+  CHECK_EQ(*pages, 4110U);
+  check_plan(*marked.state, 4096);
+  CHECK_EQ(marked.state->plan(16 << 20).size(), 5U);
+}
+
+TEST("late collect keeps the round's pages out of the next round, and all others in it") {
+  const Marked marked = make_state(fixture::one_block(make_mapping(Kind::kMemfd, 1 << 20)));
+  marked.log->mark(0, {0, 64});
+  CHECK_OK(marked.state->begin_round());
+  marked.log->mark(0, {32, 96});  // 32..63 are in the round; 64..127 are not; 128 is not collected
+  marked.log->mark(0, {128, 1});
+  CHECK_OK(marked.state->late_collect({0, 0, 128, 64}));
+  const auto pages = marked.state->begin_round();
+  CHECK_OK(pages);
+  CHECK_EQ(*pages, 65U);
+  CHECK(!marked.state->round(0).test(63));
+  CHECK(marked.state->round(0).test(64));
+  CHECK(marked.state->round(0).test(128));
+}
+
+TEST("a round that fails to begin leaves the round before in place and loses nothing") {
+  const auto mapping = make_mapping(Kind::kMemfd, 256 * kPageSize);
+  auto memory = GuestMemory::create(
+      {{"a", mapping, 0, 128 * kPageSize}, {"b", mapping, 128, 128 * kPageSize}});
+  CHECK_OK(memory);
+  auto made = make_vmm_tracker(*memory);
+  CHECK_OK(made);
+  auto failing = std::make_unique<FailingTracker>(std::move(made->tracker));
+  FailingTracker& tracker = *failing;
+  auto created = RamState::create(*memory, std::move(failing));
+  CHECK_OK(created);
+  RamState& state = **created;
+  CHECK_OK(state.start());
+  made->log->mark(0, {5, 1});
+  CHECK_OK(state.begin_round());
+  made->log->mark(0, {6, 1});
+  made->log->mark(1, {7, 1});
+  tracker.fail_at = 1;
+  CHECK(!state.begin_round());
+  CHECK(state.round(0).test(5));
+  CHECK(!state.round(0).test(6));
+  tracker.fail_at = ~0U;
+  const auto pages = state.begin_round();
+  CHECK_OK(pages);
+  CHECK_EQ(*pages, 2U);
+  CHECK(state.round(0).test(6));
+  CHECK(state.round(1).test(7));
+}
+
+}  // namespace
