@@ -258,8 +258,9 @@ void copy(const Options& options) {
   const double started = now_seconds();
   std::memcpy(to, from, options.memory_bytes);
   const double seconds = now_seconds() - started;
+  const double cpu = cpu_seconds() - cpu_before;
   if (std::memcmp(to, from, options.memory_bytes) != 0) die("memcpy did not copy");
-  report(options, seconds, cpu_seconds() - cpu_before);
+  report(options, seconds, cpu);
 }
 
 }  // namespace

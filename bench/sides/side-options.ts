@@ -1,0 +1,54 @@
+// What a comparison tells one side of a migration, and what the side answers: JSON, because each
+// side is a process of its own. Both ends of every JSON line import their types from here.
+
+/** How the guest's RAM is made. */
+export interface GuestPlan {
+  /** `anonymous`: pre-faulted in full; `memfd`: sparse, only `runs` are written. */
+  readonly kind: 'anonymous' | 'memfd'
+  /** Bytes, a multiple of the page size. */
+  readonly sizeBytes: number
+  /** Transparent huge pages are asked for (`anonymous` only). */
+  readonly hugePages: boolean
+  /** The populated stretches (`memfd` only): `count` of `runBytes` each, evenly spread. */
+  readonly runs: { readonly count: number; readonly runBytes: number }
+}
+
+/** One side's whole order, the only argument of its process. */
+export interface SideOptions {
+  readonly guest: GuestPlan
+  readonly channels: number
+  readonly engine: string
+  readonly zeroCopy: string
+  /** Hash the RAM after the clock has stopped. */
+  readonly checksum: boolean
+  /** Watch the transport's own memory while it runs (costs a little of the JS thread's time). */
+  readonly watchMemory: boolean
+}
+
+/** First line of a side: guest memory is there, and at the destination the listener too. */
+export interface SideReady {
+  readonly event: 'ready'
+  /** Bytes of the side's anonymous memory that the kernel backs with huge pages. */
+  readonly hugePageBytes: number
+  /** Destination only: where the source connects to. */
+  readonly uri?: string
+}
+
+/** Last line of a side. */
+export interface SideDone {
+  readonly event: 'done'
+  /** From before the first connect to the final answer; at the destination, since it listened. */
+  readonly seconds: number
+  /** CPU time of the whole process over that span, seconds. */
+  readonly cpuSeconds: number
+  /** The part of it that the JavaScript thread took, seconds. */
+  readonly jsThreadCpuSeconds: number
+  /** Guest memory resident on this side afterwards, bytes. */
+  readonly guestResidentBytes: number
+  /** Anonymous memory beside the guest's, above what Node had before; 0 unless watched. Bytes. */
+  readonly transportBytes: number
+  /** SHA-1 of the populated RAM, hex; empty unless asked for. */
+  readonly checksum: string
+  /** Source only: the migration's own account. */
+  readonly migration?: unknown
+}

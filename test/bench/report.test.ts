@@ -1,0 +1,42 @@
+// What people and machines read at the end of a comparison.
+import { expect, test } from 'vitest'
+import { readEnvironment } from '../../bench/environment.ts'
+import { jsonLine, tableLines, textReport } from '../../bench/report.ts'
+
+const environment = readEnvironment()
+const ratios = { aVsB: { median: 0.9, min: 0.85, max: 1.1, samples: [0.85, 0.9, 1.1] } }
+
+test('the environment names what moves a figure', () => {
+  expect(environment).toMatchObject({ interface: 'loopback', node: process.version })
+  expect(environment.cores).toBeGreaterThan(0)
+  for (const value of Object.values(environment)) expect(value).not.toBe('')
+})
+
+test('the JSON report is one line with the four parts', () => {
+  const line = jsonLine({ comparison: 'a', environment, results: { turns: 3 }, ratios })
+  expect(line).not.toContain('\n')
+  expect(Object.keys(JSON.parse(line))).toEqual(['comparison', 'environment', 'results', 'ratios'])
+  expect(JSON.parse(line).ratios).toEqual(ratios)
+})
+
+test('the readable report shows the spread of every ratio', () => {
+  const findings = { results: {}, ratios, tables: [], notes: ['measured at home'] }
+  const text = textReport('a', 'is it fast?', environment, findings)
+  expect(text).toContain('a: is it fast?')
+  expect(text).toMatch(/aVsB\s+0\.900\s+0\.850\s+1\.100\s+3/)
+  expect(text).toContain('- measured at home')
+})
+
+test('a table keeps its columns aligned', () => {
+  const rows = [
+    ['a', '1.25'],
+    ['longer', '10.50'],
+  ]
+  expect(tableLines({ title: 'T', columns: ['', 'GB/s'], rows })).toEqual([
+    'T',
+    '           GB/s',
+    '  ------  -----',
+    '  a        1.25',
+    '  longer  10.50',
+  ])
+})
