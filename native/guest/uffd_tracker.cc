@@ -86,8 +86,8 @@ class UffdTracker final : public DirtyTracker {
       : memory_(std::move(memory)), fd_(std::move(fd)), pagemap_(std::move(pagemap)) {}
 
   ~UffdTracker() override {
-    // Unregistering takes the write protection away at once; closing the fd alone would leave it
-    // in the page tables until each page's next write.
+    // Closing the fd would do as well, were it the last one: a child between fork() and exec()
+    // holds another, and the next tracker would find the memory taken.
     for (size_t index = 0; index < registered_; ++index) {
       uffdio_range range = range_of(memory_->blocks()[index]);
       ioctl(fd_.get(), UFFDIO_UNREGISTER, &range);

@@ -148,7 +148,8 @@ void Writer::step() {
     }
     case 3:
       if (random_.below(4) == 0 && discard_) {
-        discard_(index, {page, random_.below(std::min<uint64_t>(block.page_count() - page, 80)) + 1});
+        const uint64_t most = std::min<uint64_t>(block.page_count() - page, 80);
+        discard_(index, {page, random_.below(most) + 1});
       }
       break;
     default:

@@ -1,6 +1,6 @@
 // What only the kernel's tracker has: holes that must stay unarmed, ranges within larger mappings,
 // a second tracker, refusals.
-#include <linux/audit.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
@@ -196,6 +196,32 @@ TEST("userfaultfd: a new tracker over memory that one tracked before reports all
     CHECK_OK(collected);
     CHECK_EQ(*collected, 100U);
   }
+}
+
+// Write protection that outlives the tracker would cost the guest a fault per page.
+TEST("userfaultfd: a tracker that is gone leaves no page protected") {
+  constexpr uint64_t kEntryWriteProtected = 1ULL << 57;
+  const auto mapping = make_mapping(Kind::kAnonymous, 100 * kPageSize);
+  fixture::poke(mapping->base() + 50 * kPageSize, 1);
+  const int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  CHECK(fd >= 0);
+  const auto is_protected = [&] {
+    uint64_t entry = 0;
+    const uint64_t page = reinterpret_cast<uintptr_t>(mapping->base()) / kPageSize + 50;
+    CHECK_EQ(pread(fd, &entry, sizeof entry, static_cast<off_t>(page * sizeof entry)),
+             static_cast<ssize_t>(sizeof entry));
+    return (entry & kEntryWriteProtected) != 0;
+  };
+  {
+    const auto tracker = make(fixture::one_block(mapping));
+    CHECK_OK(tracker->start());
+    auto into = DirtyBitmap::create(100);
+    CHECK_OK(into);
+    CHECK_OK(tracker->collect(0, {0, 100}, *into, nullptr));
+    CHECK(is_protected());
+  }
+  CHECK(!is_protected());
+  close(fd);
 }
 
 TEST("userfaultfd: memory that is mapped anew while tracked is an error, not a silent loss") {

@@ -1,4 +1,6 @@
 // The VMM's log: bytes in every alignment, marks outside the blocks, marks after the end.
+#include <cstdlib>
+#include <thread>
 #include <utility>
 #include <vector>
 
