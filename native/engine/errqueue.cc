@@ -15,6 +15,11 @@ NotificationReader::NotificationReader(msghdr& message)
 bool NotificationReader::next(Notification& out) {
   while (at_ != nullptr) {
     const cmsghdr* const control = at_;
+    // The C library checks the length of every control message but the first.
+    const auto* const end = static_cast<const char*>(message_.msg_control) +
+                            message_.msg_controllen;
+    const auto left = static_cast<size_t>(end - reinterpret_cast<const char*>(control));
+    if (control->cmsg_len > left) return false;
     at_ = CMSG_NXTHDR(&message_, at_);
     const bool ipv4 = control->cmsg_level == SOL_IP && control->cmsg_type == IP_RECVERR;
     const bool ipv6 = control->cmsg_level == SOL_IPV6 && control->cmsg_type == IPV6_RECVERR;
