@@ -1,0 +1,155 @@
+// See fake_kernel.h.
+#include "fake_kernel.h"
+
+#include <netinet/in.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/kernel_compat.h"
+
+namespace fixture {
+
+FakeKernel* FakeKernel::current_ = nullptr;
+
+FakeKernel::FakeKernel(Faults faults, uint64_t seed, uint32_t first_id)
+    : faults_(faults), random_(seed), next_id_(first_id) {
+  current_ = this;
+}
+
+FakeKernel::~FakeKernel() { current_ = nullptr; }
+
+const multifd::Syscalls& FakeKernel::table() const {
+  static const multifd::Syscalls table = {
+      [](int, const msghdr* message, int flags) { return current_->send(message, flags); },
+      nullptr,  // an engine never receives
+      [](int, msghdr* message) { return current_->receive_error_queue(message); },
+      [](pollfd* fds, nfds_t count, int) { return current_->poll(fds, count); }};
+  return table;
+}
+
+int FakeKernel::refusal(size_t bytes, bool zero_copy) {
+  if (fail_sends_with != 0) return fail_sends_with;
+  if (chance(faults_.interrupted)) return EINTR;
+  if (chance(faults_.eagain)) return EAGAIN;
+  if (!zero_copy) return 0;
+  if (bytes > faults_.zero_copy_max) return ENOBUFS;
+  const bool memory_in_use = !pending_.empty() || !notifications_.empty();
+  return memory_in_use && chance(faults_.option_memory) ? ENOBUFS : 0;
+}
+
+ssize_t FakeKernel::send(const msghdr* message, int flags) {
+  size_t bytes = 0;
+  for (size_t i = 0; i < message->msg_iovlen; ++i) bytes += message->msg_iov[i].iov_len;
+  const bool zero_copy = (flags & MSG_ZEROCOPY) != 0;
+  if (const int refused = refusal(bytes, zero_copy); refused != 0) {
+    errno = refused;
+    return -1;
+  }
+  bytes = std::min(bytes, faults_.send_max);
+  if (chance(faults_.short_send)) bytes = 1 + random_.below(bytes);
+  Pending send{next_id_, stream_.size(), {}, bytes};
+  size_t left = bytes;
+  for (size_t i = 0; left > 0; ++i) {
+    const size_t part = std::min(left, message->msg_iov[i].iov_len);
+    send.parts.push_back({message->msg_iov[i].iov_base, part});
+    left -= part;
+  }
+  stream_.resize(stream_.size() + bytes);
+  if (zero_copy) {
+    ++next_id_;
+    pending_bytes_ += bytes;
+    pending_high_bytes_ = std::max(pending_high_bytes_, pending_bytes_);
+    pending_.push_back(std::move(send));
+  } else {
+    read_now(send);
+  }
+  return static_cast<ssize_t>(bytes);
+}
+
+void FakeKernel::read_now(const Pending& send) {
+  size_t at = send.offset;
+  for (const iovec& part : send.parts) {
+    std::memcpy(&stream_[at], part.iov_base, part.iov_len);
+    at += part.iov_len;
+  }
+}
+
+void FakeKernel::complete(size_t index) {
+  const Pending send = pending_[index];
+  pending_.erase(pending_.begin() + static_cast<ptrdiff_t>(index));
+  pending_bytes_ -= send.bytes;
+  read_now(send);
+  const bool copied = chance(faults_.copied);
+  if (!notifications_.empty() && chance(faults_.coalesced)) {
+    Queued& before = notifications_.back();
+    if (before.last + 1 == send.id && before.copied == copied) {
+      before.last = send.id;
+      return;
+    }
+  }
+  notifications_.push_back({send.id, send.id, copied});
+}
+
+ssize_t FakeKernel::receive_error_queue(msghdr* message) {
+  if (notifications_.empty()) {
+    errno = EAGAIN;
+    return -1;
+  }
+  // One or two per call, of either family.
+  const size_t count = std::min<size_t>(notifications_.size(), 1 + random_.below(2));
+  message->msg_controllen = count * CMSG_SPACE(sizeof(sock_extended_err));
+  // Declared zero: the macros of the C library look at the length of what follows.
+  std::memset(message->msg_control, 0, message->msg_controllen);
+  cmsghdr* control = CMSG_FIRSTHDR(message);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t chosen = chance(faults_.out_of_order) ? random_.below(notifications_.size()) : 0;
+    const Queued queued = notifications_[chosen];
+    notifications_.erase(notifications_.begin() + static_cast<ptrdiff_t>(chosen));
+    sock_extended_err error{};
+    error.ee_origin = SO_EE_ORIGIN_ZEROCOPY;
+    error.ee_info = queued.first;
+    error.ee_data = queued.last;
+    error.ee_code = queued.copied ? SO_EE_CODE_ZEROCOPY_COPIED : 0;
+    const bool ipv6 = random_.below(2) == 0;
+    control->cmsg_level = ipv6 ? SOL_IPV6 : SOL_IP;
+    control->cmsg_type = ipv6 ? IPV6_RECVERR : IP_RECVERR;
+    control->cmsg_len = CMSG_LEN(sizeof error);
+    std::memcpy(CMSG_DATA(control), &error, sizeof error);
+    control = CMSG_NXTHDR(message, control);
+  }
+  return 0;
+}
+
+int FakeKernel::poll(pollfd* fds, nfds_t count) {
+  if (on_poll) on_poll();
+  if (chance(faults_.interrupted)) {
+    errno = EINTR;
+    return -1;
+  }
+  if (!never_completes && !pending_.empty() && !chance(faults_.late)) {
+    complete(chance(faults_.out_of_order) ? random_.below(pending_.size()) : 0);
+  }
+  if (chance(faults_.stray)) {
+    // Never an id that is outstanding or soon to be.
+    const uint32_t id = next_id_ + (1U << 30) + static_cast<uint32_t>(random_.below(1U << 20));
+    forge(id, id + static_cast<uint32_t>(random_.below(4)));
+  }
+  if (count == 0 || notifications_.empty()) return 0;
+  fds[0].revents = POLLERR;
+  return 1;
+}
+
+bool FakeKernel::reads(const void* begin, size_t size) const {
+  const auto* const from = static_cast<const uint8_t*>(begin);
+  for (const Pending& send : pending_) {
+    for (const iovec& part : send.parts) {
+      const auto* const at = static_cast<const uint8_t*>(part.iov_base);
+      if (at < from + size && from < at + part.iov_len) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace fixture

@@ -1,0 +1,319 @@
+// Tests of the sendmsg engine over a fake kernel: everything that a real one does rarely. Whatever
+// happens, the bytes arrive in order, and no record is used again before the kernel released it.
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "base/census.h"
+#include "check.h"
+#include "engine/sendmsg_engine.h"
+#include "fake_kernel.h"
+
+namespace {
+
+using fixture::FakeKernel;
+using fixture::Faults;
+using multifd::census;
+using multifd::ErrorCode;
+using multifd::Resource;
+using multifd::SendmsgEngine;
+using multifd::SendRecord;
+using multifd::WaterMarks;
+
+constexpr size_t kKiB = 1024;
+constexpr uint32_t kPool = 64;  // records of an engine with zero-copy
+
+// An engine, the kernel below it, and what must come out of the socket.
+struct Rig {
+  explicit Rig(Faults faults, uint64_t seed = 1, uint32_t first_id = 0, bool zero_copy = true,
+               size_t high_bytes = 1024 * kKiB, size_t low_bytes = 0)
+      : kernel(faults, seed, first_id),
+        marks{high_bytes, low_bytes},
+        payload(512 * kKiB),
+        random(seed),
+        engine({.fd = -1,
+                .zero_copy = zero_copy,
+                .water_marks = &marks,
+                .stop = &stop,
+                .syscalls = &kernel.table(),
+                .first_id = first_id}) {
+    for (uint8_t& byte : payload) byte = static_cast<uint8_t>(random.next());
+  }
+
+  SendRecord& acquire() {
+    auto acquired = engine.acquire();
+    CHECK_OK(acquired);
+    SendRecord& record = **acquired;
+    CHECK_EQ(record.unreleased_calls, 0U);
+    CHECK(!kernel.reads(record.headers.data(), sizeof record.headers));
+    return record;
+  }
+
+  // A header that is different each time, and `size` bytes in up to `parts` pieces.
+  void fill(SendRecord& record, size_t size, size_t parts = 1) {
+    for (uint8_t& byte : record.headers[0]) byte = static_cast<uint8_t>(random.next());
+    record.add(record.headers[0].data(), record.headers[0].size());
+    while (size > 0) {
+      const size_t part = parts-- <= 1 ? size : 1 + random.below(size);
+      record.add(payload.data() + random.below(payload.size() - part), part);
+      size -= part;
+    }
+    for (uint32_t i = 0; i < record.iov_count; ++i) {
+      const auto* const from = static_cast<const uint8_t*>(record.iov[i].iov_base);
+      expected.insert(expected.end(), from, from + record.iov[i].iov_len);
+    }
+  }
+
+  void send(size_t size, size_t parts = 1) {
+    SendRecord& record = acquire();
+    fill(record, size, parts);
+    CHECK_OK(engine.submit(record));
+  }
+
+  // After a full flush: every record of the pool is free, and each is there once.
+  void check_pool(uint32_t count) {
+    CHECK_EQ(engine.unreleased_bytes(), 0U);
+    CHECK_EQ(kernel.pending_sends(), 0U);
+    std::set<SendRecord*> records;
+    for (uint32_t i = 0; i < count; ++i) CHECK(records.insert(&acquire()).second);
+    stop = true;
+    CHECK(!engine.acquire());
+    stop = false;
+  }
+
+  FakeKernel kernel;
+  WaterMarks marks;
+  std::atomic<bool> stop{false};
+  std::vector<uint8_t> payload;
+  std::vector<uint8_t> expected;
+  check::Random random;
+  SendmsgEngine engine;
+};
+
+TEST("a record is not free again before all of its sends are released") {
+  Rig rig({.short_send = 100}, 7);
+  SendRecord& record = rig.acquire();
+  rig.fill(record, 200 * kKiB);
+  CHECK_OK(rig.engine.submit(record));
+  const size_t sends = rig.kernel.pending_sends();
+  CHECK(sends > 1);
+  CHECK_EQ(size_t{record.unreleased_calls}, sends);
+  CHECK_EQ(rig.engine.unreleased_bytes(), rig.kernel.pending_bytes());
+  while (rig.kernel.pending_sends() > 1) rig.kernel.complete(rig.kernel.pending_sends() - 1);
+  CHECK_OK(rig.engine.flush(rig.kernel.pending_bytes()));
+  CHECK_EQ(record.unreleased_calls, 1U);
+  CHECK_OK(rig.engine.flush(0));
+  CHECK_EQ(record.unreleased_calls, 0U);
+  rig.check_pool(kPool);
+  CHECK(rig.kernel.stream() == rig.expected);
+}
+
+TEST("small records are copied, and so never held") {
+  Rig rig({});
+  rig.kernel.never_completes = true;
+  for (int i = 0; i < 200; ++i) rig.send(8 * kKiB);
+  CHECK_EQ(rig.engine.unreleased_bytes(), 0U);
+  CHECK_EQ(rig.engine.counters().notifications, 0U);
+  CHECK(rig.kernel.stream() == rig.expected);
+}
+
+TEST("without zero-copy a record is free as soon as it is sent") {
+  Rig rig({.short_send = 50, .eagain = 20, .interrupted = 20}, 3, 0, false);
+  for (int i = 0; i < 50; ++i) rig.send(100 * kKiB, 8);
+  CHECK_OK(rig.engine.flush(0));
+  rig.check_pool(1);
+  CHECK(rig.kernel.stream() == rig.expected);
+}
+
+TEST("at the high-water mark the engine waits down to the low-water mark") {
+  Rig rig({}, 1, 0, true, 300 * kKiB, 120 * kKiB);
+  for (int i = 0; i < 3; ++i) rig.send(90 * kKiB);
+  CHECK_EQ(rig.engine.counters().waits_at_high_water, 0U);
+  rig.send(90 * kKiB);
+  CHECK_EQ(rig.engine.counters().waits_at_high_water, 1U);
+  CHECK(rig.engine.unreleased_bytes() <= 120 * kKiB + 92 * kKiB);
+  CHECK(rig.kernel.pending_high_bytes() <= 300 * kKiB);
+  CHECK_OK(rig.engine.flush(0));
+  rig.check_pool(kPool);
+}
+
+TEST("an empty pool waits for a release") {
+  Rig rig({}, 1, 0, true, SIZE_MAX);
+  for (uint32_t i = 0; i < kPool; ++i) rig.send(20 * kKiB);
+  CHECK_EQ(rig.kernel.pending_sends(), size_t{kPool});
+  rig.send(20 * kKiB);
+  CHECK(rig.kernel.pending_sends() <= kPool);
+  CHECK_OK(rig.engine.flush(0));
+  rig.check_pool(kPool);
+  CHECK(rig.kernel.stream() == rig.expected);
+}
+
+TEST("a full ledger waits too: no id is forgotten while it is outstanding") {
+  // 86 calls per record: the ledger is full long before the pool is empty.
+  Rig rig({.late = 50, .out_of_order = 50, .send_max = 256}, 11, 0xFFFFFE00, true, SIZE_MAX);
+  size_t most = 0;
+  rig.kernel.on_poll = [&] { most = std::max(most, rig.kernel.pending_sends()); };
+  for (int i = 0; i < 200; ++i) rig.send(20 * kKiB, 4);
+  CHECK_EQ(most, 1024U);
+  CHECK_OK(rig.engine.flush(0));
+  rig.check_pool(kPool);
+  CHECK_EQ(rig.engine.counters().stray_notifications, 0U);
+  CHECK(rig.kernel.stream() == rig.expected);
+}
+
+TEST("a refusal for want of memory is waited out while notifications are due") {
+  Rig rig({.option_memory = 70}, 5);
+  for (int i = 0; i < 60; ++i) rig.send(60 * kKiB);
+  const auto& counters = rig.engine.counters();
+  CHECK(counters.refused_by_optmem + counters.refused_by_memlock > 0);
+  CHECK_OK(rig.engine.flush(0));
+  rig.check_pool(kPool);
+  CHECK_EQ(counters.zero_copy_bytes, uint64_t{rig.expected.size()});
+  CHECK(rig.kernel.stream() == rig.expected);
+}
+
+TEST("a send that locked memory can never hold is split, in the end copied") {
+  Rig split({.zero_copy_max = 64 * kKiB});
+  split.send(256 * kKiB);
+  CHECK_OK(split.engine.flush(0));
+  CHECK_EQ(split.engine.counters().zero_copy_bytes, uint64_t{split.expected.size()});
+  CHECK(split.kernel.stream() == split.expected);
+  Rig copied({.zero_copy_max = 4 * kKiB});
+  copied.send(256 * kKiB);
+  CHECK_EQ(copied.engine.counters().zero_copy_bytes, 0U);
+  CHECK_EQ(copied.engine.counters().notifications, 0U);
+  CHECK(copied.engine.counters().refused_by_memlock > 0);
+  CHECK(copied.kernel.stream() == copied.expected);
+  copied.check_pool(kPool);
+}
+
+TEST("copied and not copied bytes are counted apart") {
+  Rig rig({.copied = 50}, 9);
+  for (int i = 0; i < 60; ++i) rig.send(40 * kKiB);
+  CHECK_OK(rig.engine.flush(0));
+  const auto& counters = rig.engine.counters();
+  CHECK(counters.copied_bytes > 0);
+  CHECK(counters.zero_copy_bytes > 0);
+  CHECK_EQ(counters.copied_bytes + counters.zero_copy_bytes, uint64_t{rig.expected.size()});
+  CHECK_EQ(counters.sent_bytes, uint64_t{rig.expected.size()});
+}
+
+TEST("a stopped engine gives up, whatever it waits for") {
+  const auto stop_at_third_poll = [](Rig& rig) {
+    rig.kernel.never_completes = true;
+    rig.kernel.on_poll = [&rig, polls = 0]() mutable {
+      if (++polls == 3) rig.stop = true;
+    };
+  };
+  {
+    Rig flushing({});
+    stop_at_third_poll(flushing);
+    flushing.send(100 * kKiB);
+    const auto flushed = flushing.engine.flush(0);
+    CHECK(!flushed);
+    CHECK(flushed.error().code == ErrorCode::kClosed);
+    flushing.kernel.complete_all();
+    CHECK(flushing.engine.reset());
+  }
+  {
+    Rig at_high_water({}, 1, 0, true, 50 * kKiB);
+    stop_at_third_poll(at_high_water);
+    at_high_water.send(100 * kKiB);
+    SendRecord& record = at_high_water.acquire();
+    at_high_water.fill(record, 100 * kKiB);
+    CHECK(!at_high_water.engine.submit(record));
+    at_high_water.kernel.complete_all();
+    CHECK(at_high_water.engine.reset());
+  }
+  {
+    Rig acquiring({}, 1, 0, true, SIZE_MAX);
+    stop_at_third_poll(acquiring);
+    for (uint32_t i = 0; i < kPool; ++i) acquiring.send(20 * kKiB);
+    CHECK(!acquiring.engine.acquire());
+    acquiring.kernel.complete_all();
+    CHECK(acquiring.engine.reset());
+  }
+  {
+    Rig sending({.eagain = 100}, 1, 0, false);
+    stop_at_third_poll(sending);
+    SendRecord& record = sending.acquire();
+    sending.fill(record, 100 * kKiB);
+    CHECK(!sending.engine.submit(record));
+    CHECK(sending.engine.reset());
+  }
+}
+
+TEST("a reset in the middle is an error, and what was sent before is still released once") {
+  Rig rig({}, 1, 0xFFFFFFFF);
+  for (int i = 0; i < 4; ++i) rig.send(40 * kKiB);
+  rig.kernel.fail_sends_with = ECONNRESET;
+  SendRecord& record = rig.acquire();
+  rig.fill(record, 40 * kKiB);
+  const auto submitted = rig.engine.submit(record);
+  CHECK(!submitted);
+  CHECK(submitted.error().code == ErrorCode::kPeerClosed);
+  CHECK_EQ(submitted.error().errno_value, ECONNRESET);
+  rig.kernel.complete_all();
+  CHECK(rig.engine.reset());
+  rig.check_pool(kPool);
+}
+
+TEST("a record that is never released is leaked and counted, not freed") {
+  static SendRecord* leaked;  // keeps the leak checker satisfied, as the kernel would
+  const int64_t before = census(Resource::kLeakedRecord).load();
+  {
+    Rig rig({});
+    rig.kernel.never_completes = true;
+    leaked = &rig.acquire();
+    rig.fill(*leaked, 100 * kKiB);
+    CHECK_OK(rig.engine.submit(*leaked));
+    CHECK(!rig.engine.reset());
+  }
+  CHECK_EQ(census(Resource::kLeakedRecord).load(), before + 1);
+  CHECK_EQ(leaked->unreleased_calls, 1U);  // still there to be read
+  census(Resource::kLeakedRecord).fetch_sub(1);
+  delete leaked;
+}
+
+TEST("a random swarm of faults: bytes in order, bounds kept, every record released once") {
+  check::Random random(check::seed());
+  const auto percent = [&random](uint64_t limit) {
+    return random.below(2) == 0 ? 0 : random.below(limit);
+  };
+  for (int run = 0; run < 60; ++run) {
+    const Faults faults{.short_send = percent(101),
+                        .eagain = percent(60),
+                        .interrupted = percent(60),
+                        .option_memory = percent(90),
+                        .late = percent(90),
+                        .out_of_order = percent(101),
+                        .coalesced = percent(101),
+                        .copied = percent(101),
+                        .stray = percent(30),
+                        .zero_copy_max = random.below(4) == 0 ? (4 + random.below(60)) * kKiB
+                                                              : SIZE_MAX};
+    const uint32_t first_id = static_cast<uint32_t>(0 - random.below(200));
+    const size_t high = (16 + random.below(500)) * kKiB;
+    const size_t low = random.below(high);
+    Rig rig(faults, random.next(), first_id, true, high, low);
+    const size_t largest = (20 + random.below(100)) * kKiB;
+    for (int i = 0; i < 60; ++i) {
+      rig.send(1 + random.below(largest), 1 + random.below(20));
+      CHECK_EQ(rig.engine.unreleased_bytes() >= rig.kernel.pending_bytes(), true);
+      if (random.below(20) == 0) {
+        const size_t target = random.below(high);
+        CHECK_OK(rig.engine.flush(target));
+        CHECK(rig.engine.unreleased_bytes() <= target);
+      }
+    }
+    CHECK_OK(rig.engine.flush(0));
+    rig.check_pool(kPool);
+    CHECK(rig.kernel.pending_high_bytes() <= high + largest + 2 * kKiB);
+    CHECK(rig.kernel.stream() == rig.expected);
+    if (faults.stray == 0) CHECK_EQ(rig.engine.counters().stray_notifications, 0U);
+  }
+}
+
+}  // namespace
