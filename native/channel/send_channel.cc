@@ -14,6 +14,9 @@ Result<std::unique_ptr<SendChannel>> SendChannel::start(SendChannelOptions optio
                                                         std::shared_ptr<SendGroup> group,
                                                         Wakeup& wakeup) {
   const unsigned id = options.initial.channel_id;
+  // What a hash tracker sends are its own copies, in a buffer that the next record uses again: the
+  // kernel must have copied them by then, and pinning a private copy would save nothing.
+  if (group->ram->tracker().wants_sent_copies()) options.zero_copy = false;
   std::unique_ptr<SendChannel> channel(
       new SendChannel(std::move(options), std::move(group), wakeup));
   auto lease = channel->group_->ram->memory().lease([raw = channel.get()] { raw->destroy(); });

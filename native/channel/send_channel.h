@@ -27,7 +27,7 @@ struct SendChannelOptions {
   Endpoint endpoint;
   InitialPacket initial;  // uuid and channel id
   int connect_timeout_ms = 10'000;
-  bool zero_copy = false;
+  bool zero_copy = false;  // has no effect with a tracker that wants_sent_copies()
   uint64_t high_water_bytes = 0;  // of unreleased bytes; unused without zero-copy
   uint64_t low_water_bytes = 0;
   CounterCell* counters = nullptr;  // SendCounter::kCount cells that outlive the channel
