@@ -1,0 +1,420 @@
+// Tests of sending and receiving channels together, over loopback: every page arrives, a SYNC holds
+// back what is behind it, and whatever ends a channel, nothing of it is left.
+#include <sys/socket.h>
+
+#include <map>
+#include <thread>
+
+#include "channel_fixture.h"
+
+namespace {
+
+using namespace fixture;  // NOLINT
+
+enum class TrackerKind { kUserfaultfd, kVmm, kHash };
+
+struct Tracked {
+  std::unique_ptr<DirtyTracker> tracker;
+  std::shared_ptr<VmmDirtyLog> log;  // null: the tracker sees writes by itself
+};
+
+Tracked make_tracker(TrackerKind kind, const std::shared_ptr<GuestMemory>& memory) {
+  if (kind == TrackerKind::kVmm) {
+    auto made = make_vmm_tracker(memory);
+    CHECK_OK(made);
+    return {std::move(made->tracker), made->log};
+  }
+  auto made = kind == TrackerKind::kHash ? make_hash_tracker(memory) : make_uffd_tracker(memory);
+  if (!made && made.error().code == ErrorCode::kUnsupported) SKIP(made.error().detail);
+  CHECK_OK(made);
+  return {std::move(*made), nullptr};
+}
+
+// N channels between two guests' memories, driven from the test's thread as JavaScript would.
+class Migration {
+ public:
+  struct Setup {
+    size_t channels = 2;
+    size_t size_bytes = 8 << 20;
+    TrackerKind tracker = TrackerKind::kVmm;
+    bool zero_copy = false;
+    bool memfd = false;
+  };
+
+  explicit Migration(const Setup& setup)
+      : source_(make_memory(setup.size_bytes, setup.memfd)),
+        destination_(make_memory(setup.size_bytes, setup.memfd)) {
+    CHECK_OK(destination_->empty());
+    Tracked tracked = make_tracker(setup.tracker, source_);
+    log_ = tracked.log;
+    auto created = RamState::create(source_, std::move(tracked.tracker));
+    CHECK_OK(created);
+    ram_ = *created;
+    auto received = ReceiveGroup::create(destination_);
+    CHECK_OK(received);
+    receive_group_ = *received;
+    send_group_ = std::make_shared<SendGroup>(ram_);
+    for (size_t i = 0; i < setup.channels; ++i) {
+      auto& end = ends_.emplace_back(std::make_unique<End>());
+      SendChannelOptions options{.endpoint = listener_.endpoint(),
+                                 .initial = {},
+                                 .zero_copy = setup.zero_copy,
+                                 .high_water_bytes = 4 << 20,
+                                 .low_water_bytes = 1 << 20,
+                                 .counters = end->send_cells.data()};
+      options.initial.channel_id = static_cast<uint8_t>(i);
+      auto sending = SendChannel::start(options, send_group_, end->send_wakeup);
+      CHECK_OK(sending);
+      end->sending = std::move(*sending);
+      InitialPacket initial;
+      UniqueFd fd = listener_.accept_channel(initial);
+      CHECK_EQ(size_t{initial.channel_id}, i);
+      auto receiving = ReceiveChannel::start(
+          std::move(fd),
+          {.channel_id = initial.channel_id, .counters = end->receive_cells.data()},
+          receive_group_, end->receive_wakeup);
+      CHECK_OK(receiving);
+      end->receiving = std::move(*receiving);
+      end->send_wakeup.expect(*end->sending, EventKind::kReady);
+    }
+  }
+
+  // One round over all channels, and a SYNC on each, not yet released. Returns its pages.
+  uint64_t send_round() {
+    auto pages = ram_->begin_round();
+    CHECK_OK(pages);
+    const std::vector<Extent> extents = ram_->plan(256 * 1024);
+    std::vector<size_t> in_work(ends_.size());
+    for (size_t i = 0; i < extents.size(); ++i) {
+      const size_t channel = i % ends_.size();
+      End& end = *ends_[channel];
+      CHECK(end.sending->submit_extent(extents[i]));
+      if (++in_work[channel] < 4) continue;  // four credits
+      end.send_wakeup.expect(*end.sending, EventKind::kExtentDone);
+      --in_work[channel];
+    }
+    for (size_t channel = 0; channel < ends_.size(); ++channel) {
+      End& end = *ends_[channel];
+      CHECK(end.sending->submit_sync());
+      while (in_work[channel]-- > 0) {
+        end.send_wakeup.expect(*end.sending, EventKind::kExtentDone);
+      }
+      end.send_wakeup.expect(*end.sending, EventKind::kSyncDone);
+      CHECK_EQ(cell(end.send_cells, SendCounter::kUnreleasedBytes) <= kRamHeaderSize, true);
+    }
+    return *pages;
+  }
+  void expect_syncs() {
+    for (auto& end : ends_) end->receive_wakeup.expect(*end->receiving, EventKind::kSyncArrived);
+  }
+  void release_syncs() {
+    for (auto& end : ends_) end->receiving->release_sync();
+  }
+  void close() {
+    for (auto& end : ends_) {
+      CHECK(end->sending->submit_close());
+      end->send_wakeup.expect(*end->sending, EventKind::kClosed);
+      end->sending->join();
+      end->receive_wakeup.expect(*end->receiving, EventKind::kPeerEnd);
+      end->receive_wakeup.expect(*end->receiving, EventKind::kClosed);
+      end->receiving->join();
+    }
+  }
+  // The guest writes a page, and says so where nobody else sees it.
+  void write(uint64_t page, uint64_t value) {
+    fill_page(source_page(page), value);
+    if (log_) log_->mark(0, {page, 1});
+  }
+  void start() { CHECK_OK(ram_->start()); }
+  [[nodiscard]] bool equal() const {
+    return same_bytes(source_->blocks()[0].host(), destination_->blocks()[0].host(),
+                      source_->blocks()[0].used_length);
+  }
+  [[nodiscard]] uint8_t* source_page(uint64_t page) const {
+    return source_->blocks()[0].host() + page * kPageSize;
+  }
+  [[nodiscard]] uint8_t* destination_page(uint64_t page) const {
+    return destination_->blocks()[0].host() + page * kPageSize;
+  }
+  [[nodiscard]] uint64_t pages() const { return source_->blocks()[0].page_count(); }
+  template <typename Counter>
+  [[nodiscard]] double sent(Counter counter) const {
+    double sum = 0;
+    for (const auto& end : ends_) sum += cell(end->send_cells, counter);
+    return sum;
+  }
+  template <typename Counter>
+  [[nodiscard]] double received(Counter counter) const {
+    double sum = 0;
+    for (const auto& end : ends_) sum += cell(end->receive_cells, counter);
+    return sum;
+  }
+
+ private:
+  struct End {
+    SendCells send_cells{};
+    ReceiveCells receive_cells{};
+    TestWakeup send_wakeup;
+    TestWakeup receive_wakeup;
+    std::unique_ptr<SendChannel> sending;
+    std::unique_ptr<ReceiveChannel> receiving;
+  };
+  const PlainListener listener_;
+  const std::shared_ptr<GuestMemory> source_;
+  const std::shared_ptr<GuestMemory> destination_;
+  std::shared_ptr<VmmDirtyLog> log_;
+  std::shared_ptr<RamState> ram_;
+  std::shared_ptr<SendGroup> send_group_;
+  std::shared_ptr<ReceiveGroup> receive_group_;
+  std::vector<std::unique_ptr<End>> ends_;
+};
+
+void migrate(const Migration::Setup& setup) {
+  const CensusCheck before;
+  {
+    check::Random random(check::seed());
+    Migration migration(setup);
+    // A fifth is never touched, a fifth is zero, the rest holds something.
+    for (uint64_t page = 0; page < migration.pages(); ++page) {
+      const uint64_t kind = random.below(5);
+      if (kind > 0) fill_page(migration.source_page(page), kind == 1 ? 0 : random.next() | 1);
+    }
+    migration.start();
+    for (int round = 0; round < 3; ++round) {
+      migration.send_round();
+      migration.expect_syncs();
+      if (round == 2) CHECK(migration.equal());
+      migration.release_syncs();
+      if (round == 2) break;
+      for (int i = 0; i < 300; ++i) {
+        // Some pages become zero, some are written back.
+        migration.write(random.below(migration.pages()), random.below(4) == 0 ? 0 : random.next() | 1);
+      }
+    }
+    migration.close();
+    CHECK(migration.equal());
+    CHECK_EQ(migration.sent(SendCounter::kSentBytes),
+             migration.received(ReceiveCounter::kReceivedBytes));
+    CHECK_EQ(migration.sent(SendCounter::kNormalPages),
+             migration.received(ReceiveCounter::kNormalPages));
+    CHECK_EQ(migration.sent(SendCounter::kZeroPages),
+             migration.received(ReceiveCounter::kZeroPages));
+    CHECK_EQ(migration.sent(SendCounter::kPackets), migration.received(ReceiveCounter::kPackets));
+    CHECK_EQ(migration.sent(SendCounter::kStrayNotifications), 0.0);
+  }
+  before.expect_unchanged();
+}
+
+[[maybe_unused]] const bool added = [] {
+  const std::map<TrackerKind, std::string> names = {{TrackerKind::kUserfaultfd, "userfaultfd"},
+                                                    {TrackerKind::kVmm, "the VMM's log"},
+                                                    {TrackerKind::kHash, "hashes"}};
+  for (const auto& [tracker, name] : names) {
+    for (const bool zero_copy : {false, true}) {
+      for (const bool memfd : {false, true}) {
+        check::add("every page arrives: " + name + (zero_copy ? ", zero-copy" : ", copied") +
+                       (memfd ? ", memfd" : ", anonymous"),
+                   [=, kind = tracker] {
+                     migrate({.tracker = kind, .zero_copy = zero_copy, .memfd = memfd});
+                   });
+      }
+    }
+  }
+  return true;
+}();
+
+TEST("eight channels share one numbering and one memory") { migrate({.channels = 8}); }
+
+TEST("what is behind a SYNC is not read before the SYNC is released") {
+  Migration migration({.channels = 2, .size_bytes = 64 * kPageSize});
+  for (uint64_t page = 0; page < 64; ++page) fill_page(migration.source_page(page), 1000);
+  migration.start();
+  migration.send_round();
+  migration.expect_syncs();
+  migration.write(5, 2000);
+  migration.send_round();  // on its way, in the sockets
+  const double packets = migration.received(ReceiveCounter::kPackets);
+  CHECK(page_holds(migration.destination_page(5), 1000));
+  migration.release_syncs();
+  migration.expect_syncs();
+  CHECK(page_holds(migration.destination_page(5), 2000));
+  CHECK(migration.received(ReceiveCounter::kPackets) > packets);
+  migration.release_syncs();
+  migration.close();
+}
+
+TEST("a SYNC may be released before it arrives") {
+  Migration migration({.channels = 1, .size_bytes = 64 * kPageSize});
+  fill_page(migration.source_page(1), 7);
+  migration.start();
+  migration.release_syncs();
+  migration.send_round();
+  migration.expect_syncs();
+  migration.close();
+  CHECK(migration.equal());
+}
+
+TEST("channels that are dropped in the middle leave nothing behind") {
+  const CensusCheck before;
+  for (const bool zero_copy : {false, true}) {
+    for (int i = 0; i < 10; ++i) {
+      Migration migration({.channels = 3, .size_bytes = 1 << 20, .zero_copy = zero_copy});
+      for (uint64_t page = 0; page < migration.pages(); ++page) {
+        fill_page(migration.source_page(page), page + 1);
+      }
+      migration.start();
+      if (i % 2 == 0) migration.send_round();
+    }
+  }
+  before.expect_unchanged();
+}
+
+// A source in front of a peer that took the connection and never reads.
+void stall(bool zero_copy, TrackerKind kind) {
+  const CensusCheck before;
+  {
+    const PlainListener listener;
+    const auto memory = make_memory(32 << 20);
+    const uint64_t pages = memory->blocks()[0].page_count();
+    for (uint64_t page = 0; page < pages; ++page) {
+      fill_page(memory->blocks()[0].host() + page * kPageSize, page + 1);
+    }
+    auto ram = RamState::create(memory, make_tracker(kind, memory).tracker);
+    CHECK_OK(ram);
+    CHECK_OK((*ram)->start());
+    CHECK_OK((*ram)->begin_round());
+    SendCells cells{};
+    TestWakeup wakeup;
+    auto channel = SendChannel::start({.endpoint = listener.endpoint(),
+                                       .initial = {},
+                                       .zero_copy = zero_copy,
+                                       .high_water_bytes = 16 << 20,
+                                       .low_water_bytes = 8 << 20,
+                                       .counters = cells.data()},
+                                      std::make_shared<SendGroup>(*ram), wakeup);
+    CHECK_OK(channel);
+    InitialPacket initial;
+    const UniqueFd peer = listener.accept_channel(initial);
+    wakeup.expect(**channel, EventKind::kReady);
+    for (const Extent& extent : (*ram)->plan(32 << 20)) CHECK((*channel)->submit_extent(extent));
+    while (cell(cells, SendCounter::kSentBytes) < (2 << 20)) std::this_thread::yield();
+    (*channel)->destroy();
+    wakeup.expect(**channel, EventKind::kClosed);
+    (*channel)->join();
+    CHECK(!(*channel)->error());
+  }
+  before.expect_unchanged();
+}
+
+TEST("a channel destroyed in front of a stalled peer ends, with everything released: copied") {
+  stall(false, TrackerKind::kVmm);
+}
+
+TEST("a channel destroyed in front of a stalled peer ends, with everything released: zero-copy") {
+  stall(true, TrackerKind::kVmm);
+}
+
+TEST("hashed copies are not overwritten while a stalled connection still holds them") {
+  // The peer reads only when everything that fits into the sockets was sent: what it reads then
+  // was queued by the kernel for a while.
+  const PlainListener listener;
+  const auto memory = make_memory(8 << 20);
+  const RamBlock& block = memory->blocks()[0];
+  for (uint64_t page = 0; page < block.page_count(); ++page) {
+    fill_page(block.host() + page * kPageSize, (page + 1) << 20);
+  }
+  auto ram = RamState::create(memory, make_tracker(TrackerKind::kHash, memory).tracker);
+  CHECK_OK(ram);
+  CHECK_OK((*ram)->start());
+  CHECK_OK((*ram)->begin_round());
+  SendCells cells{};
+  TestWakeup wakeup;
+  auto channel = SendChannel::start({.endpoint = listener.endpoint(),
+                                     .initial = {},
+                                     .zero_copy = true,
+                                     .high_water_bytes = 64 << 20,
+                                     .low_water_bytes = 0,
+                                     .counters = cells.data()},
+                                    std::make_shared<SendGroup>(*ram), wakeup);
+  CHECK_OK(channel);
+  InitialPacket initial;
+  const UniqueFd peer = listener.accept_channel(initial);
+  wakeup.expect(**channel, EventKind::kReady);
+  for (const Extent& extent : (*ram)->plan(32 << 20)) CHECK((*channel)->submit_extent(extent));
+  while (cell(cells, SendCounter::kSentBytes) < (2 << 20)) std::this_thread::yield();
+  RamHeader header;
+  std::array<uint8_t, kRamHeaderSize> header_bytes;
+  std::vector<uint8_t> page_bytes(kPageSize);
+  for (uint64_t seen = 0; seen < block.page_count();) {
+    CHECK_EQ(recv(peer.get(), header_bytes.data(), header_bytes.size(), MSG_WAITALL),
+             static_cast<ssize_t>(header_bytes.size()));
+    CHECK_OK(parse_ram_header(header_bytes, header));
+    for (uint32_t i = 0; i < header.normal_pages; ++i, ++seen) {
+      CHECK_EQ(recv(peer.get(), page_bytes.data(), page_bytes.size(), MSG_WAITALL),
+               static_cast<ssize_t>(page_bytes.size()));
+      CHECK(page_holds(page_bytes.data(), (header.offsets[i] / kPageSize + 1) << 20));
+    }
+  }
+}
+
+TEST("memory that is revoked stops the channels that use it") {
+  const CensusCheck before;
+  {
+    const auto memory = make_memory(1 << 20);
+    auto group = ReceiveGroup::create(memory);
+    CHECK_OK(group);
+    auto [ours, theirs] = unix_pair();
+    ReceiveCells cells{};
+    TestWakeup wakeup;
+    auto channel = ReceiveChannel::start(
+        std::move(theirs), {.channel_id = 0, .counters = cells.data()}, *group, wakeup);
+    CHECK_OK(channel);
+    memory->revoke();
+    wakeup.expect(**channel, EventKind::kClosed);
+    auto [second, other] = unix_pair();
+    CHECK(!ReceiveChannel::start(std::move(other), {.channel_id = 1, .counters = cells.data()},
+                                 *group, wakeup));
+  }
+  before.expect_unchanged();
+}
+
+TEST("a connection that is refused fails the channel with a sentence that names the address") {
+  Endpoint nobody;
+  {
+    const PlainListener listener;
+    nobody = listener.endpoint();
+  }
+  const auto memory = make_memory(1 << 20);
+  auto ram = RamState::create(memory, make_tracker(TrackerKind::kVmm, memory).tracker);
+  CHECK_OK(ram);
+  SendCells cells{};
+  TestWakeup wakeup;
+  auto channel =
+      SendChannel::start({.endpoint = nobody, .initial = {}, .counters = cells.data()},
+                         std::make_shared<SendGroup>(*ram), wakeup);
+  CHECK_OK(channel);
+  wakeup.expect(**channel, EventKind::kFailed);
+  CHECK(std::string((*channel)->error()->detail).find(nobody.text) != std::string::npos);
+  wakeup.expect(**channel, EventKind::kClosed);
+}
+
+TEST("more commands than there are credits for are refused") {
+  const PlainListener listener;
+  const auto memory = make_memory(1 << 20);
+  auto ram = RamState::create(memory, make_tracker(TrackerKind::kVmm, memory).tracker);
+  CHECK_OK(ram);
+  SendCells cells{};
+  TestWakeup wakeup;
+  auto channel = SendChannel::start(
+      {.endpoint = listener.endpoint(), .initial = {}, .counters = cells.data()},
+      std::make_shared<SendGroup>(*ram), wakeup);
+  CHECK_OK(channel);
+  wakeup.expect(**channel, EventKind::kReady);
+  (*channel)->destroy();  // nobody takes a command any more
+  wakeup.expect(**channel, EventKind::kClosed);
+  int accepted = 0;
+  while (accepted < 1000 && (*channel)->submit_sync()) ++accepted;
+  CHECK(accepted < 20);
+}
+
+}  // namespace
