@@ -68,6 +68,7 @@ std::vector<GuestMemoryWrap::PropertyDescriptor> GuestMemoryWrap::methods() {
       InstanceAccessor("token", &GuestMemoryWrap::token, nullptr),
       InstanceMethod("blocks", &GuestMemoryWrap::blocks),
       InstanceMethod("empty", &GuestMemoryWrap::empty),
+      InstanceMethod("discard", &GuestMemoryWrap::discard),
       InstanceMethod("view", &GuestMemoryWrap::view),
       InstanceMethod("populatedBytes", &GuestMemoryWrap::populated_bytes),
       InstanceMethod("isAt", &GuestMemoryWrap::is_at),
@@ -130,6 +131,17 @@ Napi::Value GuestMemoryWrap::empty(const Napi::CallbackInfo& info) {
       [](Napi::Env env, bool) { return env.Undefined(); });
 }
 
+// discard(block, firstPage, pageCount), checked in TypeScript: undefined or an error.
+Napi::Value GuestMemoryWrap::discard(const Napi::CallbackInfo& info) {
+  const auto index = static_cast<size_t>(to_uint64(info[0]));
+  if (!state_ || index >= state_->blocks().size()) return info.Env().Undefined();
+  const RamBlock& block = state_->blocks()[index];
+  auto discarded =
+      block.mapping->discard({block.first_page + to_uint64(info[1]), to_uint64(info[2])});
+  if (!discarded) return to_js(info.Env(), discarded.error());
+  return info.Env().Undefined();
+}
+
 // The bytes of block `info[0]`: an ArrayBuffer over the mapping itself.
 Napi::Value GuestMemoryWrap::view(const Napi::CallbackInfo& info) {
   const auto index = static_cast<size_t>(to_uint64(info[0]));
@@ -171,8 +183,11 @@ Napi::Value GuestMemoryWrap::is_at(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), same);
 }
 
+// close([ArrayBuffer]): stops the users, detaches the views, lets go of the memory.
 void GuestMemoryWrap::close(const Napi::CallbackInfo& info) {
   if (!state_) return;
+  const auto views = info[0].As<Napi::Array>();
+  for (uint32_t i = 0; i < views.Length(); ++i) views.Get(i).As<Napi::ArrayBuffer>().Detach();
   state_->revoke();
   Environment::of(info.Env()).disown(state_);
   state_.reset();

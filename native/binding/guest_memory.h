@@ -24,6 +24,7 @@ class GuestMemoryWrap : public Wrapped<GuestMemoryWrap, std::shared_ptr<GuestMem
   Napi::Value token(const Napi::CallbackInfo& info);
   Napi::Value blocks(const Napi::CallbackInfo& info);
   Napi::Value empty(const Napi::CallbackInfo& info);
+  Napi::Value discard(const Napi::CallbackInfo& info);
   Napi::Value view(const Napi::CallbackInfo& info);
   Napi::Value populated_bytes(const Napi::CallbackInfo& info);
   Napi::Value is_at(const Napi::CallbackInfo& info);

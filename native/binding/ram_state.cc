@@ -14,13 +14,6 @@ PageRange to_range(const Napi::Value& first, const Napi::Value& count) {
   return {to_uint64(first), to_uint64(count)};
 }
 
-// The VMM's ranges are checked here once; native code below asserts them.
-bool fits(const GuestMemory& memory, uint64_t block, PageRange range) {
-  if (block >= memory.blocks().size()) return false;
-  const uint64_t pages = memory.blocks()[block].page_count();
-  return range.first <= pages && range.count <= pages - range.first;
-}
-
 }  // namespace
 
 const napi_type_tag RamStateWrap::kTag = {0x6d756c7469666401, 2};
@@ -31,6 +24,7 @@ std::vector<RamStateWrap::PropertyDescriptor> RamStateWrap::methods() {
       InstanceAccessor("tracker", &RamStateWrap::tracker, nullptr),
       InstanceMethod("start", &RamStateWrap::start),
       InstanceMethod("beginRound", &RamStateWrap::begin_round),
+      InstanceMethod("extendRound", &RamStateWrap::extend_round),
       InstanceMethod("plan", &RamStateWrap::plan),
       InstanceMethod("discard", &RamStateWrap::discard),
       InstanceMethod("collectIntoNext", &RamStateWrap::collect_into_next),
@@ -76,13 +70,25 @@ Napi::Value RamStateWrap::start(const Napi::CallbackInfo& info) {
       [](Napi::Env env, bool) { return env.Undefined(); });
 }
 
-// beginRound(): Promise<dirty pages of the round>.
-Napi::Value RamStateWrap::begin_round(const Napi::CallbackInfo& info) {
+// Promise<number of pages> of a scan over all memory.
+Napi::Value RamStateWrap::scan(Napi::Env env, Result<uint64_t> (RamState::*work)()) {
   return run_work<uint64_t>(
-      info.Env(), "multifd.round", [ram = state_] { return ram->begin_round(); },
-      [](Napi::Env env, uint64_t pages) -> Napi::Value {
-        return Napi::Number::New(env, static_cast<double>(pages));
+      env, "multifd.scan", [ram = state_, work] { return (*ram.*work)(); },
+      [](Napi::Env result_env, uint64_t pages) -> Napi::Value {
+        return Napi::Number::New(result_env, static_cast<double>(pages));
       });
+}
+
+Napi::Value RamStateWrap::begin_round(const Napi::CallbackInfo& info) {
+  return scan(info.Env(), &RamState::begin_round);
+}
+
+Napi::Value RamStateWrap::extend_round(const Napi::CallbackInfo& info) {
+  return scan(info.Env(), &RamState::extend_round);
+}
+
+Napi::Value RamStateWrap::collect_into_next(const Napi::CallbackInfo& info) {
+  return scan(info.Env(), &RamState::collect_into_next);
 }
 
 // plan(targetDirtyBytes): Promise<Float64Array> of block, first page, page count, dirty pages.
@@ -108,21 +114,11 @@ Napi::Value RamStateWrap::plan(const Napi::CallbackInfo& info) {
 
 // discard(block, firstPage, pageCount): undefined or an error.
 Napi::Value RamStateWrap::discard(const Napi::CallbackInfo& info) {
-  const PageRange range = to_range(info[1], info[2]);
-  if (!state_ || !fits(state_->memory(), to_uint64(info[0]), range)) {
-    return to_js(info.Env(), Error::make(ErrorCode::kLimit, "no such pages"));
-  }
-  auto discarded = state_->discard(static_cast<uint32_t>(to_uint64(info[0])), range);
+  if (!state_) return to_js(info.Env(), closed_memory());
+  auto discarded =
+      state_->discard(static_cast<uint32_t>(to_uint64(info[0])), to_range(info[1], info[2]));
   if (!discarded) return to_js(info.Env(), discarded.error());
   return info.Env().Undefined();
-}
-
-Napi::Value RamStateWrap::collect_into_next(const Napi::CallbackInfo& info) {
-  return run_work<uint64_t>(
-      info.Env(), "multifd.collect", [ram = state_] { return ram->collect_into_next(); },
-      [](Napi::Env env, uint64_t pages) -> Napi::Value {
-        return Napi::Number::New(env, static_cast<double>(pages));
-      });
 }
 
 void RamStateWrap::close(const Napi::CallbackInfo&) {

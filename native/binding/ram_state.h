@@ -24,7 +24,9 @@ class RamStateWrap : public Wrapped<RamStateWrap, std::shared_ptr<RamState>> {
  private:
   Napi::Value tracker(const Napi::CallbackInfo& info);
   Napi::Value start(const Napi::CallbackInfo& info);
+  Napi::Value scan(Napi::Env env, Result<uint64_t> (RamState::*work)());
   Napi::Value begin_round(const Napi::CallbackInfo& info);
+  Napi::Value extend_round(const Napi::CallbackInfo& info);
   Napi::Value plan(const Napi::CallbackInfo& info);
   Napi::Value discard(const Napi::CallbackInfo& info);
   Napi::Value collect_into_next(const Napi::CallbackInfo& info);

@@ -1,6 +1,5 @@
 #include "channel/extent_sender.h"
 
-#include <algorithm>
 #include <bit>
 
 #include "guest/page_ops.h"
@@ -20,13 +19,10 @@ Result<void> ExtentSender::send(const Extent& extent) {
   if (auto collected = ram_.late_collect(extent); !collected) return collected;
   block_index_ = extent.block;
   const RamBlock& block = ram_.memory().blocks()[extent.block];
-  holes_matter_ = block.mapping->reads_allocate();
-  if (holes_matter_) {
-    populated_.clear();
-    populated_at_ = 0;
-    if (auto found = block.populated({extent.first_page, extent.page_count}, populated_); !found) {
-      return found;
-    }
+  populated_.clear();
+  populated_at_ = 0;
+  if (auto found = block.populated({extent.first_page, extent.page_count}, populated_); !found) {
+    return found;
   }
   const DirtyBitmap& round = ram_.round(extent.block);
   const uint64_t end_word =
@@ -66,11 +62,7 @@ Result<void> ExtentSender::add_page(const RamBlock& block, uint64_t page) {
   uint8_t* const host = block.host() + page * kPageSize;
   if (is_absent(page) || is_zero_page(host)) {
     zero_[zero_count_++] = page * kPageSize;
-    if (copies_) {
-      uint8_t* const copy = copies_.get() + copies_used_ * kPageSize;
-      std::fill_n(copy, kPageSize, uint8_t{0});
-      ram_.tracker().sent(block_index_, page, copy);
-    }
+    if (copies_) ram_.tracker().sent(block_index_, page, nullptr);
   } else {
     normal_[normal_count_++] = page * kPageSize;
     add_payload(block_index_, page, host);
@@ -135,7 +127,6 @@ Result<void> ExtentSender::submit_record() {
 }
 
 bool ExtentSender::is_absent(uint64_t page) {
-  if (!holes_matter_) return false;
   while (populated_at_ < populated_.size() &&
          page >= populated_[populated_at_].first + populated_[populated_at_].count) {
     ++populated_at_;

@@ -62,9 +62,9 @@ class ExtentSender {
   std::array<uint64_t, kPacketPagesMax> normal_;
   std::array<uint64_t, kPacketPagesMax> zero_;
 
-  // Where reading a hole would allocate it: what was populated when the extent began. A page that
-  // is populated later is dirty again, and travels with its content in the next round.
-  bool holes_matter_ = false;
+  // What was populated when the extent began: reading a page that is not (it was discarded) would
+  // allocate it in a file, and look like a write in anonymous memory. A page that is populated
+  // later is dirty again, and travels with its content in the next round.
   std::vector<PageRange> populated_;
   size_t populated_at_ = 0;
 

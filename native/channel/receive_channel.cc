@@ -86,6 +86,7 @@ Result<void> ReceiveChannel::receive() {
     normal_pages_ += header.normal_pages;
     zero_pages_ += header.zero_pages;
     if (sync) {
+      ++syncs_;
       publish();
       if (!park_at_sync()) return {};
       more = read_header();
@@ -187,7 +188,6 @@ Result<bool> ReceiveChannel::read_fully(size_t payload_bytes, size_t header_byte
 
 // False: told to stop.
 bool ReceiveChannel::park_at_sync() {
-  ++syncs_;
   emit(EventKind::kSyncArrived);
   uint32_t released = syncs_released_.load(std::memory_order_acquire);
   while (static_cast<int32_t>(released - syncs_) < 0 && !stopping()) {

@@ -62,6 +62,28 @@ Result<uint64_t> RamState::begin_round() {
   return pages;
 }
 
+Result<uint64_t> RamState::extend_round() {
+  uint64_t pages = 0;
+  for (uint32_t block = 0; block < bitmaps_.size(); ++block) {
+    DirtyBitmap& round = bitmaps_[block][current_];
+    DirtyBitmap& next = bitmaps_[block][1 - current_];
+    {
+      const std::lock_guard lock(flip_mutex_);  // as in begin_round(), against discard()
+      const uint64_t words = next.word_count();
+      for (uint64_t index = next.next_dirty_word(0, words); index < words;
+           index = next.next_dirty_word(index + 1, words)) {
+        round.word(index).fetch_or(next.word(index).exchange(0, std::memory_order_relaxed),
+                                   std::memory_order_relaxed);
+      }
+    }
+    const Result<uint64_t> collected =
+        tracker_->collect(block, {0, round.page_count()}, round, nullptr);
+    if (!collected) return collected.error();
+    pages += round.count({0, round.page_count()});
+  }
+  return pages;
+}
+
 std::vector<Extent> RamState::plan(uint64_t target_dirty_bytes) const {
   const uint64_t target_pages = target_dirty_bytes / kPageSize;
   std::vector<Extent> extents;

@@ -28,6 +28,10 @@ class RamState {
   // number of pages of the round. Any one thread (a libuv worker); discard() may run meanwhile.
   // After an error the round before still stands and nothing is lost: it may be called again.
   Result<uint64_t> begin_round();
+  // round |= next | collect(everything), before any extent of the round is in work: for a round
+  // that was begun, and becomes the last one because the guest was stopped instead of sending it.
+  // Returns the number of pages of the round now.
+  Result<uint64_t> extend_round();
   // Cuts the round into extents of at most target_dirty_bytes of dirty pages, each within one
   // block, at most 1 GiB of address space, on kPagesPerWord boundaries; skips clean words. An
   // extent holds at least one word, so up to 256 KiB of dirty pages however low the target.

@@ -2,12 +2,7 @@
 // a hash per page. Chooses and says why; the tracking itself is native.
 
 import { MultifdError } from '../kit/errors.ts'
-import {
-  checked,
-  type NativeDirtyLog,
-  type NativeRamState,
-  native,
-} from '../kit/native.ts'
+import { checked, type NativeDirtyLog, type NativeRamState, native } from '../kit/native.ts'
 import { wholeNumber } from '../kit/options.ts'
 import { type GuestMemory, wholePages } from './guest-memory.ts'
 

@@ -57,7 +57,7 @@ const BLOCK_OPTIONS = [
 export class GuestMemory implements AsyncDisposable {
   readonly blocks: readonly RamBlock[]
   readonly #native: NativeGuestMemory
-  readonly #views = new Map<number, Uint8Array>()
+  readonly #views = new Map<number, Uint8Array<ArrayBuffer>>()
   readonly #wasm: ReadonlyMap<number, { memory: WasmMemory; offsetBytes: number }>
   #migrating: NativeRamState | undefined
   #closed = false
@@ -141,7 +141,7 @@ export class GuestMemory implements AsyncDisposable {
    * The bytes of one block, over the mapping itself. Detached by `close()`.
    * @throws RangeError for a block this memory does not have.
    */
-  view(idstr: string): Uint8Array {
+  view(idstr: string): Uint8Array<ArrayBuffer> {
     const index = this.blockIndex(idstr)
     let view = this.#views.get(index)
     if (view === undefined) {
@@ -176,9 +176,10 @@ export class GuestMemory implements AsyncDisposable {
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    for (const view of this.#views.values()) structuredClone(view.buffer, { transfer: [view.buffer] })
+    this.#native.close([...this.#views.values()].map((view) => view.buffer))
     this.#views.clear()
-    this.#native.close()
+    // Node tells native code that a view is gone in a later turn; only then is the memory unmapped.
+    await new Promise((resolve) => setImmediate(resolve))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -62,7 +62,8 @@ export interface NativeGuestMemory {
   view(block: number): ArrayBuffer | null
   populatedBytes(): Promise<number | NativeError>
   isAt(block: number, buffer: ArrayBuffer, offsetBytes: number): boolean
-  close(): void
+  /** Detaches the views handed over. */
+  close(views: ArrayBuffer[]): void
 }
 
 export interface NativeDirtyLog {
@@ -149,7 +150,11 @@ export interface NativeAddon {
 }
 
 /** Makes the exception of a native error; `about` says what was being done. */
-export function toError(error: NativeError, about: string, details: ErrorDetails = {}): MultifdError {
+export function toError(
+  error: NativeError,
+  about: string,
+  details: ErrorDetails = {},
+): MultifdError {
   const kernel = error.errno === 0 ? '' : ` (${error.syscall}: ${errnoName(error.errno)})`
   return new MultifdError(error.code, `${about}: ${error.detail}${kernel}`, {
     ...details,
@@ -188,7 +193,7 @@ export function native(): NativeAddon {
 }
 
 function load(): NativeAddon {
-  const path = process.env['MULTIFD_NATIVE'] ?? join(packageRoot(), 'build/Release/multifd.node')
+  const path = process.env.MULTIFD_NATIVE ?? join(packageRoot(), 'build/Release/multifd.node')
   if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) {
     throw new MultifdError(
       'ERR_MULTIFD_NATIVE_LOAD',

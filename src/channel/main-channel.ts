@@ -1,0 +1,134 @@
+// The main channel's socket, on either side: counted writes in order, reads on demand, one error. What
+// the bytes mean is src/wire's business.
+
+import { once } from 'node:events'
+import { connect, Socket } from 'node:net'
+import { MultifdError } from '../kit/errors.ts'
+import type { NativeConnection, NativeEndpoint } from '../kit/native.ts'
+import { formatUri } from './uri.ts'
+
+export interface MainChannelListener {
+  data(bytes: Uint8Array): void
+  /** The peer ended its stream in an orderly way. */
+  ended(): void
+  /** The connection broke; at most once. */
+  failed(error: MultifdError): void
+}
+
+export class MainChannel {
+  readonly #socket: Socket
+  #destroyed = false
+
+  private constructor(socket: Socket, listener: MainChannelListener) {
+    this.#socket = socket
+    socket.setNoDelay(true)
+    socket.on('data', (bytes: Uint8Array) => listener.data(bytes))
+    socket.on('end', () => listener.ended())
+    socket.on('error', (cause: NodeJS.ErrnoException) => {
+      if (!this.#destroyed) listener.failed(broken(cause))
+    })
+  }
+
+  /** The source's end. Rejects with ERR_MULTIFD_CHANNEL, _TIMEOUT or _ABORTED. */
+  static async connect(
+    endpoint: NativeEndpoint,
+    options: { timeoutMs: number; signal: AbortSignal },
+    listener: MainChannelListener,
+  ): Promise<MainChannel> {
+    const { path, host, port } = endpoint
+    const socket =
+      path === undefined
+        ? connect({ host: host ?? '', port: port ?? 0, allowHalfOpen: true })
+        : connect({ path, allowHalfOpen: true })
+    const timeout = AbortSignal.timeout(options.timeoutMs)
+    try {
+      await once(socket, 'connect', { signal: AbortSignal.any([options.signal, timeout]) })
+    } catch (cause) {
+      socket.destroy()
+      throw connectError(endpoint, cause, timeout.aborted ? options.timeoutMs : undefined)
+    }
+    return new MainChannel(socket, listener)
+  }
+
+  /** The destination's end: takes the accepted connection over. */
+  static adopt(connection: NativeConnection, listener: MainChannelListener): MainChannel {
+    const fd = connection.releaseFd()
+    return new MainChannel(
+      new Socket({ fd, readable: true, writable: true, allowHalfOpen: true }),
+      listener,
+    )
+  }
+
+  /** Queues the bytes; resolves when the kernel took what was queued, if that was much. */
+  async write(bytes: Uint8Array): Promise<void> {
+    if (this.#socket.write(bytes) || this.#destroyed) return
+    // A broken connection is reported to the listener; nobody may wait for a drain that never comes.
+    await Promise.race([once(this.#socket, 'drain'), once(this.#socket, 'close')]).catch(() => {})
+  }
+
+  /** Bytes the kernel took, and bytes it gave. */
+  get writtenBytes(): number {
+    return this.#socket.bytesWritten - this.#socket.writableLength
+  }
+  get readBytes(): number {
+    return this.#socket.bytesRead
+  }
+
+  pause(): void {
+    this.#socket.pause()
+  }
+  resume(): void {
+    this.#socket.resume()
+  }
+
+  /** Sends what is queued and our end of stream; resolves when the socket is closed. */
+  async close(): Promise<void> {
+    if (this.#socket.destroyed) return
+    const closed = once(this.#socket, 'close').catch(() => {})
+    this.#socket.end(() => {
+      if (this.#socket.readableEnded) this.destroy()
+    })
+    this.#socket.resume()
+    this.#socket.once('end', () => this.destroy())
+    await closed
+  }
+
+  /** Closes at once. */
+  destroy(): void {
+    this.#destroyed = true
+    this.#socket.destroy()
+  }
+}
+
+function broken(cause: NodeJS.ErrnoException): MultifdError {
+  const details = {
+    cause,
+    ...(cause.syscall === undefined ? {} : { syscall: cause.syscall }),
+    ...(cause.code === undefined ? {} : { errno: cause.code }),
+  }
+  return new MultifdError(
+    'ERR_MULTIFD_PEER_CLOSED',
+    `the main channel broke (${cause.code ?? cause.message}): look for the reason at the peer`,
+    details,
+  )
+}
+
+function connectError(
+  endpoint: NativeEndpoint,
+  cause: unknown,
+  timeoutMs: number | undefined,
+): MultifdError {
+  const to = formatUri(endpoint)
+  if (timeoutMs !== undefined) {
+    return new MultifdError(
+      'ERR_MULTIFD_TIMEOUT',
+      `connecting to ${to} took longer than ${timeoutMs} ms: is a destination listening there?`,
+    )
+  }
+  const { code = 'unknown', syscall } = cause as NodeJS.ErrnoException
+  return new MultifdError(
+    'ERR_MULTIFD_CHANNEL',
+    `connecting to ${to} failed (${code}): is a destination listening there?`,
+    { cause, errno: code, ...(syscall === undefined ? {} : { syscall }) },
+  )
+}

@@ -1,0 +1,49 @@
+// From native threads to JavaScript: one wake-up per turn of the event loop, then every ring is read.
+// Maps a thread's handle to who listens; knows nothing of what the events mean.
+
+import { type NativeThread, native } from '../kit/native.ts'
+
+/** Native event kinds; native/channel/events.h has the same numbers. */
+export const EVENT = {
+  READY: 1,
+  EXTENT_DONE: 2,
+  SYNC_DONE: 3,
+  SYNC_ARRIVED: 4,
+  PEER_END: 5,
+  FAILED: 6,
+  CLOSED: 7,
+  ACCEPTED: 8,
+} as const
+
+type Listener = (kind: number, value: number) => void
+
+const listeners = new Map<number, Listener>()
+// 85 events of three numbers each; what does not fit comes with the next pass of the same loop.
+const events = new Float64Array(255)
+let woken = false
+
+/** Delivers the thread's events to `listener`, in order, until its CLOSED event was delivered. */
+export function listen(thread: NativeThread, listener: Listener): void {
+  if (!woken) {
+    native().setWakeup(deliver)
+    woken = true
+  }
+  listeners.set(thread.handle, listener)
+  // The thread may have spoken before anybody listened.
+  setImmediate(deliver)
+}
+
+function deliver(): void {
+  let used: number
+  do {
+    used = native().drain(events)
+    // A copy: a listener may lead to another delivery.
+    const batch = events.slice(0, used)
+    for (let at = 0; at < used; at += 3) {
+      const [handle = 0, kind = 0, value = 0] = batch.subarray(at, at + 3)
+      const listener = listeners.get(handle)
+      if (kind === EVENT.CLOSED) listeners.delete(handle)
+      listener?.(kind, value)
+    }
+  } while (used === events.length)
+}

@@ -1,0 +1,78 @@
+// One multifd channel of the destination: it reports that it is parked at a SYNC, and is released.
+
+import { deferred } from '../kit/deferred.ts'
+import type { MultifdError } from '../kit/errors.ts'
+import {
+  checked,
+  type NativeConnection,
+  type NativeReceiveChannel,
+  type NativeReceiveGroup,
+  native,
+  toError,
+} from '../kit/native.ts'
+import { type ReceiveCounters, readCounters, receiveCounterNames } from './counters.ts'
+import { EVENT, listen } from './native-events.ts'
+
+export interface ReceiveChannelListener {
+  /** Parked: reads on after `releaseSync`. */
+  syncArrived(channelId: number): void
+  /** The source closed the channel between two packets. */
+  peerEnded(channelId: number): void
+  /** At most once; the channel ends by itself. */
+  failed(error: MultifdError): void
+}
+
+export class ReceiveChannel {
+  readonly channelId: number
+  /** Resolves, always, when the thread has ended and everything is given back. */
+  readonly closed: Promise<void>
+  readonly #native: NativeReceiveChannel
+  readonly #cells = new Float64Array(receiveCounterNames().length)
+
+  /** Takes the connection over. */
+  constructor(
+    group: NativeReceiveGroup,
+    connection: NativeConnection,
+    listener: ReceiveChannelListener,
+  ) {
+    const { channelId } = connection
+    this.channelId = channelId
+    const about = `multifd channel ${channelId}`
+    this.#native = checked(
+      native().startReceiveChannel(group, connection, { counters: this.#cells }),
+      `starting ${about} failed`,
+    )
+    const closed = deferred()
+    this.closed = closed.promise
+    listen(this.#native, (kind) => {
+      if (kind === EVENT.SYNC_ARRIVED) listener.syncArrived(channelId)
+      if (kind === EVENT.PEER_END) listener.peerEnded(channelId)
+      if (kind === EVENT.FAILED) {
+        const cause = this.#native.error()
+        if (cause !== null) listener.failed(toError(cause, about, { channelId }))
+      }
+      if (kind === EVENT.CLOSED) {
+        this.#native.join()
+        closed.resolve()
+      }
+    })
+  }
+
+  get counters(): ReceiveCounters {
+    return readCounters<ReceiveCounters>(receiveCounterNames(), this.#cells)
+  }
+
+  /** Everything read so far; one cell, read in place. */
+  get receivedBytes(): number {
+    return this.#cells[0] ?? 0
+  }
+
+  releaseSync(): void {
+    this.#native.releaseSync()
+  }
+
+  destroy(): Promise<void> {
+    this.#native.destroy()
+    return this.closed
+  }
+}

@@ -1,0 +1,130 @@
+// One multifd channel of the source, as the scheduler sees it: extents and syncs go in, completions
+// come out. The thread behind it does the rest.
+
+import { deferred } from '../kit/deferred.ts'
+import { MultifdError } from '../kit/errors.ts'
+import {
+  checked,
+  type NativeEndpoint,
+  type NativeSendChannel,
+  type NativeSendGroup,
+  native,
+  toError,
+} from '../kit/native.ts'
+import { readCounters, type SendCounters, sendCounterNames } from './counters.ts'
+import { EVENT, listen } from './native-events.ts'
+
+export interface SendChannelOptions {
+  channelId: number
+  endpoint: NativeEndpoint
+  uuid: Uint8Array
+  connectTimeoutMs: number
+  zeroCopy: boolean
+  highWaterBytes: number
+  lowWaterBytes: number
+}
+
+export interface SendChannelListener {
+  extentDone(channelId: number, wireBytes: number): void
+  syncDone(channelId: number): void
+  /** At most once; the channel ends by itself. */
+  failed(error: MultifdError): void
+}
+
+/** An extent as the native thread takes it: pages within one block. */
+export interface ExtentPages {
+  blockIndex: number
+  firstPage: number
+  pageCount: number
+  dirtyPages: number
+}
+
+export class SendChannel {
+  readonly channelId: number
+  /** Resolves when connected and introduced; rejects if the channel fails or is destroyed before. */
+  readonly ready: Promise<void>
+  /** Resolves, always, when the thread has ended and everything is given back. */
+  readonly closed: Promise<void>
+  readonly #native: NativeSendChannel
+  readonly #cells = new Float64Array(sendCounterNames().length)
+
+  constructor(group: NativeSendGroup, options: SendChannelOptions, listener: SendChannelListener) {
+    const { channelId, endpoint, ...rest } = options
+    this.channelId = channelId
+    const about = `multifd channel ${channelId}`
+    this.#native = checked(
+      native().startSendChannel(group, { ...endpoint, channelId, ...rest, counters: this.#cells }),
+      `starting ${about} failed`,
+    )
+    const ready = deferred()
+    const closed = deferred()
+    this.ready = ready.promise
+    this.closed = closed.promise
+    listen(this.#native, (kind, value) => {
+      if (kind === EVENT.EXTENT_DONE) listener.extentDone(channelId, value)
+      if (kind === EVENT.SYNC_DONE) listener.syncDone(channelId)
+      if (kind === EVENT.READY) ready.resolve()
+      if (kind === EVENT.FAILED) {
+        const cause = this.#native.error()
+        if (cause === null) return
+        const error = toError(cause, about, { channelId })
+        ready.reject(error)
+        listener.failed(error)
+      }
+      if (kind === EVENT.CLOSED) {
+        this.#native.join()
+        ready.reject(new MultifdError('ERR_MULTIFD_CLOSED', `${about} was closed`, { channelId }))
+        closed.resolve()
+      }
+    })
+  }
+
+  get counters(): SendCounters {
+    return readCounters<SendCounters>(sendCounterNames(), this.#cells)
+  }
+
+  /** Everything on the wire so far; one cell, read in place. */
+  get sentBytes(): number {
+    return this.#cells[0] ?? 0
+  }
+
+  /** What the peer's kernel acknowledged (tcpi_bytes_acked: data plus one for the SYN); 0 when closed. */
+  get ackedBytes(): number {
+    return this.#native.ackedBytes()
+  }
+
+  submitExtent({ blockIndex, firstPage, pageCount, dirtyPages }: ExtentPages): void {
+    this.#accepted(this.#native.submitExtent(blockIndex, firstPage, pageCount, dirtyPages))
+  }
+
+  /** Full flush, then a SYNC packet. */
+  submitSync(): void {
+    this.#accepted(this.#native.submitSync())
+  }
+
+  /** Ends the channel after what was submitted: everything released, then an orderly close. */
+  close(): Promise<void> {
+    this.#native.submitClose()
+    return this.closed
+  }
+
+  /** Ends the channel now; the peer sees a reset if anything was in flight. */
+  destroy(): Promise<void> {
+    this.#native.destroy()
+    return this.closed
+  }
+
+  setWaterMarks(highWaterBytes: number, lowWaterBytes: number): void {
+    this.#native.setWaterMarks(highWaterBytes, lowWaterBytes)
+  }
+
+  setPacingRate(bytesPerSecond: number): void {
+    this.#native.setPacingRate(bytesPerSecond)
+  }
+
+  /** Credits bound what is queued; more is a mistake of ours. */
+  #accepted(accepted: boolean): void {
+    if (accepted) return
+    throw new MultifdError('ERR_MULTIFD_STATE', `multifd channel ${this.channelId} takes no more`)
+  }
+}

@@ -1,0 +1,358 @@
+// MigrationDestination: listens, gathers the connections of one migration, wires them to guest memory
+// and the main stream, and takes all of it down again. One of the two places that know every room.
+
+import { Acceptor, introductionProblem } from './channel/accept.ts'
+import { ReceiveChannel } from './channel/receive-channel.ts'
+import { formatUri, parseUri, resolveUri } from './channel/uri.ts'
+import { type Deferred, deferred } from './kit/deferred.ts'
+import { MultifdError } from './kit/errors.ts'
+import {
+  checked,
+  type NativeConnection,
+  type NativeEndpoint,
+  type NativeReceiveGroup,
+  native,
+} from './kit/native.ts'
+import {
+  checkDestinationOptions,
+  type DestinationSettings,
+  type MigrationDestinationOptions,
+} from './migrate/destination-options.ts'
+import { Incoming } from './migrate/incoming.ts'
+import { IncomingWire } from './migrate/incoming-wire.ts'
+import type { IncomingResult } from './migrate/progress.ts'
+import { type MigrationStatus, StatusMachine } from './migrate/status.ts'
+import { SyncCollector } from './migrate/sync-collector.ts'
+import { asMultifdError, FirstError } from './migrate/teardown.ts'
+import { Watchdog } from './migrate/watchdog.ts'
+import { isOwnMachine, parseOwnCapabilities } from './wire/dialect.ts'
+import type { Configuration } from './wire/main-stream-events.ts'
+import { formatUuid, sameUuid } from './wire/uuid.ts'
+
+/**
+ * The side that gets the guest: takes one migration, then is over. To take another, or the next attempt
+ * after a failure, listen again, with the same memory if you like.
+ *
+ * ```ts
+ * await using destination = await MigrationDestination.listen('tcp:127.0.0.1:4444', { memory })
+ * await destination.completed // the guest may run now, and not before
+ * ```
+ */
+export class MigrationDestination implements AsyncDisposable {
+  /** Where it listens, with the port the kernel chose for port 0. */
+  readonly uri: string
+  /**
+   * Resolves when the source has given the guest up: only now may it run here. Rejects with a
+   * MultifdError; then it must not run here.
+   */
+  readonly completed: Promise<IncomingResult>
+  readonly #session: IncomingSession
+
+  private constructor(session: IncomingSession) {
+    this.#session = session
+    this.uri = formatUri(session.endpoint)
+    this.completed = session.run()
+    this.completed.catch(() => {})
+  }
+
+  /**
+   * Listens on `tcp:HOST:PORT` (port 0: any free one) or `unix:PATH` for one migration.
+   * @throws TypeError or RangeError for bad options, MultifdError ERR_MULTIFD_CHANNEL if the address
+   * is not to be had, ERR_MULTIFD_UNSUPPORTED beyond this machine without `allowPlaintext`.
+   */
+  static async listen(
+    uri: string,
+    options: MigrationDestinationOptions,
+  ): Promise<MigrationDestination> {
+    const settings = checkDestinationOptions(options)
+    const endpoint = await resolveUri(parseUri(uri), settings)
+    return new MigrationDestination(new IncomingSession(settings, endpoint))
+  }
+
+  get status(): MigrationStatus {
+    return this.#session.status
+  }
+
+  /** Everything read so far, main channel included; bytes. */
+  get receivedBytes(): number {
+    return this.#session.receivedBytes
+  }
+
+  /** Stops listening and ends a migration that runs; resolves when everything is given back. */
+  async close(): Promise<void> {
+    this.#session.close()
+    await this.completed.catch(() => {})
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+}
+
+class IncomingSession {
+  readonly endpoint: NativeEndpoint
+  readonly #settings: DestinationSettings
+  readonly #status = new StatusMachine('destination')
+  readonly #first = new FirstError('destination')
+  readonly #acceptor: Acceptor
+  readonly #mainArrived: Deferred<NativeConnection> = deferred()
+  readonly #allArrived: Deferred<void> = deferred()
+  /** Introduced, and waiting until it is known how many there will be. */
+  #waiting: NativeConnection[] = []
+  readonly #taken = new Map<number, NativeConnection>()
+  #expectedChannels: number | undefined
+  #handshakeTimer: NodeJS.Timeout | undefined
+  #startedMs = 0
+  #mainSeen = false
+  #wire: IncomingWire | undefined
+  #group: NativeReceiveGroup | undefined
+  #channels: ReceiveChannel[] = []
+  #syncs: SyncCollector | undefined
+  #incoming: Incoming | undefined
+
+  constructor(settings: DestinationSettings, endpoint: NativeEndpoint) {
+    this.#settings = settings
+    this.#acceptor = new Acceptor(endpoint, settings.handshakeTimeoutMs, {
+      connection: (connection) => this.#arrived(connection),
+      failed: (error) => this.#first.set(error),
+    })
+    this.endpoint = this.#acceptor.endpoint
+    this.#status.enter('setup')
+  }
+
+  get status(): MigrationStatus {
+    return this.#status.status
+  }
+
+  get receivedBytes(): number {
+    const multifd = this.#channels.reduce((sum, channel) => sum + channel.receivedBytes, 0)
+    return multifd + (this.#wire?.readBytes ?? 0)
+  }
+
+  close(): void {
+    if (this.#status.over) return
+    this.#first.set(new MultifdError('ERR_MULTIFD_CLOSED', 'the destination was closed'))
+  }
+
+  async run(): Promise<IncomingResult> {
+    const unfollow = this.#first.follow(this.#settings.signal)
+    const watchdog = new Watchdog({
+      timeoutMs: this.#settings.peerTimeoutMs,
+      // Nobody connected yet: there is no peer to be silent.
+      progress: () => (this.#channels.length === 0 ? performance.now() : this.receivedBytes),
+      deepProgress: () => 0,
+      expired: (error) => this.#first.set(this.#explain(error)),
+    })
+    try {
+      const incoming = await this.#gather(watchdog)
+      this.#status.enter('active')
+      await incoming.run()
+      this.#status.enter('device')
+      this.#status.enter('completed')
+      const result = this.#finish()
+      await this.#wire?.close()
+      return result
+    } catch (thrown) {
+      throw this.#failed(asMultifdError(thrown))
+    } finally {
+      clearTimeout(this.#handshakeTimer)
+      watchdog.stop()
+      unfollow()
+      await this.#release()
+    }
+  }
+
+  /** From nothing to running channels: main, its configuration, N introductions, emptied memory. */
+  async #gather(watchdog: Watchdog): Promise<Incoming> {
+    const { memory, memoryIsZero } = this.#settings
+    const main = await this.#first.unless(this.#mainArrived.promise)
+    const wire = new IncomingWire(main, (error) => this.#first.set(this.#explain(error)))
+    this.#wire = wire
+    await this.#expectChannels(await this.#readConfiguration(wire))
+    if (!memoryIsZero) {
+      const emptied = await this.#first.unless(memory.native.empty())
+      checked(emptied, 'emptying the guest memory failed')
+    }
+    await this.#first.unless(this.#allArrived.promise)
+    clearTimeout(this.#handshakeTimer)
+    await this.#acceptor.destroy()
+    this.#openChannels()
+    const syncs = new SyncCollector(this.#channels)
+    this.#syncs = syncs
+    const { settings, first } = { settings: this.#settings, first: this.#first }
+    this.#incoming = new Incoming({ settings, first, watchdog, wire, syncs })
+    return this.#incoming
+  }
+
+  /** A connection that said what it is. */
+  #arrived(connection: NativeConnection): void {
+    if (this.#startedMs === 0) this.#beginHandshake()
+    if (connection.isMain) {
+      if (this.#mainSeen) {
+        connection.close()
+        this.#first.set(
+          new MultifdError(
+            'ERR_MULTIFD_HANDSHAKE',
+            `a second main channel came, from ${connection.peer}: two sources migrate to one destination`,
+          ),
+        )
+        return
+      }
+      this.#mainSeen = true
+      this.#mainArrived.resolve(connection)
+      return
+    }
+    this.#waiting.push(connection)
+    this.#introduce()
+  }
+
+  #beginHandshake(): void {
+    this.#startedMs = performance.now()
+    const timeoutMs = this.#settings.handshakeTimeoutMs
+    this.#handshakeTimer = setTimeout(() => {
+      const channels = `${this.#taken.size + this.#waiting.length} of ${this.#expectedChannels ?? '?'}`
+      this.#first.set(
+        new MultifdError(
+          'ERR_MULTIFD_TIMEOUT',
+          `${channels} multifd channels and ${this.#mainSeen ? 'the' : 'no'} main channel came within ` +
+            `${timeoutMs} ms (handshakeTimeoutMs), expected all: is the source still there, and a ` +
+            'multifd source?',
+        ),
+      )
+    }, timeoutMs)
+  }
+
+  /** The main stream up to the configuration, which says how many channels will come. */
+  async #readConfiguration(wire: IncomingWire): Promise<Configuration> {
+    for (;;) {
+      const event = await this.#first.unless(wire.next())
+      if (event.kind === 'configuration') return event
+    }
+  }
+
+  async #expectChannels(configuration: Configuration): Promise<void> {
+    const { machineName, capabilities, uuid } = configuration
+    if (!isOwnMachine(machineName)) {
+      throw new MultifdError(
+        'ERR_MULTIFD_UNSUPPORTED',
+        `the source is a QEMU machine "${machineName}", expected a MigrationSource of this library: a ` +
+          'QEMU guest needs a QEMU destination',
+      )
+    }
+    const own = parseOwnCapabilities(capabilities)
+    if (!own.ok) throw own.error
+    if (uuid !== undefined) this.#checkUuid(uuid, 'the main channel')
+    this.#expectedChannels = own.value.channels
+    this.#introduce()
+  }
+
+  /** Gives every introduced connection its place, once the number of places is known. */
+  #introduce(): void {
+    const channels = this.#expectedChannels
+    if (channels === undefined) return
+    for (const connection of this.#waiting.splice(0)) {
+      const problem = introductionProblem(connection, {
+        channels,
+        taken: new Set(this.#taken.keys()),
+      })
+      try {
+        if (problem !== undefined) throw problem
+        this.#checkUuid(connection.uuid, `multifd channel ${connection.channelId}`)
+        this.#taken.set(connection.channelId, connection)
+      } catch (thrown) {
+        connection.close()
+        this.#first.set(asMultifdError(thrown))
+      }
+    }
+    if (this.#taken.size === channels) this.#allArrived.resolve()
+  }
+
+  #checkUuid(uuid: Uint8Array, where: string): void {
+    const expected = this.#settings.uuid
+    if (sameUuid(uuid, expected)) return
+    throw new MultifdError(
+      'ERR_MULTIFD_HANDSHAKE',
+      `${where} brings the UUID ${formatUuid(uuid)}, expected ${formatUuid(expected)}: this is ` +
+        'another guest, or one side was not told its uuid',
+    )
+  }
+
+  #openChannels(): void {
+    const { memory } = this.#settings
+    this.#group = checked(native().createReceiveGroup(memory.native), 'preparing channels failed')
+    for (let channelId = 0; channelId < this.#taken.size; channelId += 1) {
+      const connection = this.#taken.get(channelId)
+      if (connection === undefined) continue
+      this.#channels.push(
+        new ReceiveChannel(this.#group, connection, {
+          syncArrived: (id) => this.#syncs?.arrived(id),
+          peerEnded: (id) => this.#channelEnded(id),
+          failed: (error) => this.#first.set(this.#explain(error)),
+        }),
+      )
+    }
+  }
+
+  #channelEnded(channelId: number): void {
+    if (this.#incoming?.ramOver) return
+    this.#first.set(
+      new MultifdError(
+        'ERR_MULTIFD_PEER_CLOSED',
+        `the source closed multifd channel ${channelId} before the end of RAM: look for the reason there`,
+        { channelId },
+      ),
+    )
+  }
+
+  /** Ready without a commit is a case of its own: the operator has to know. */
+  #explain(error: MultifdError): MultifdError {
+    if (!this.#incoming?.ready) return error
+    return new MultifdError(
+      error.code,
+      'the guest was loaded, but the source did not hand it over, so it does not start here; look ' +
+        `whether it runs at the source (${error.message})`,
+      { cause: error },
+    )
+  }
+
+  #failed(error: MultifdError): MultifdError {
+    this.#first.set(error)
+    this.#wire?.refuse()
+    this.#status.enter(error.code === 'ERR_MULTIFD_ABORTED' ? 'cancelling' : 'failed')
+    return error
+  }
+
+  /** Ends what is still there; the guest memory stays, and may be used for the next attempt. */
+  async #release(): Promise<void> {
+    await this.#acceptor.destroy()
+    this.#mainArrived.promise.then(
+      (connection) => connection.close(),
+      () => {},
+    )
+    this.#mainArrived.reject(new MultifdError('ERR_MULTIFD_CLOSED', 'closed'))
+    for (const connection of this.#waiting.splice(0)) connection.close()
+    for (const connection of this.#taken.values()) connection.close()
+    await Promise.all(this.#channels.map((channel) => channel.destroy()))
+    this.#group?.close()
+    if (this.#status.status === 'completed') return
+    // What was refused goes out before the socket does.
+    setImmediate(() => this.#wire?.destroy())
+    if (this.#status.status === 'cancelling') this.#status.enter('cancelled')
+  }
+
+  #finish(): IncomingResult {
+    const channels = this.#channels.map((channel) => ({
+      channelId: channel.channelId,
+      ...channel.counters,
+    }))
+    return {
+      status: 'completed',
+      syncs: this.#syncs?.collected ?? 0,
+      receivedBytes: this.receivedBytes,
+      normalPages: channels.reduce((sum, { normalPages }) => sum + normalPages, 0),
+      zeroPages: channels.reduce((sum, { zeroPages }) => sum + zeroPages, 0),
+      totalTimeMs: performance.now() - this.#startedMs,
+      channels,
+    }
+  }
+}

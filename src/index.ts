@@ -1,0 +1,24 @@
+// The public names, nothing else.
+
+export type { ReceiveCounters, SendCounters } from './channel/counters.ts'
+export { MigrationDestination } from './destination.ts'
+export { DirtyLog, type DirtyTracking } from './guest/dirty-tracker.ts'
+export {
+  GuestMemory,
+  type RamBlock,
+  type RamBlockOptions,
+  type WasmMemory,
+} from './guest/guest-memory.ts'
+export { ERROR_CODES, type ErrorCode, type ErrorDetails, MultifdError } from './kit/errors.ts'
+export type { MigrationDestinationOptions } from './migrate/destination-options.ts'
+export type {
+  ChannelProgress,
+  IncomingResult,
+  MigrationProgress,
+  MigrationResult,
+} from './migrate/progress.ts'
+export type { MigrationSourceOptions } from './migrate/source-options.ts'
+export type { MigrationStatus } from './migrate/status.ts'
+export type { Device, Vmm } from './migrate/vmm.ts'
+export type { FlushThresholds } from './schedule/flush-policy.ts'
+export { type Migration, MigrationSource } from './source.ts'

@@ -1,0 +1,221 @@
+// One outgoing migration from connect to the destination's last word: setup, rounds, the stop, and who
+// owns the guest at every moment. It works with what it is given and makes no sockets or threads itself.
+//
+//   setup ─► round 0, 1, ... ─► stop ─► last round, devices ─► ready ─► commit ─► the peer's end
+//   └────────── any failure: the guest runs on here ─────────────────┘└── never resumed ──┘
+
+import type { SendChannel } from '../channel/send-channel.ts'
+import type { TrackerChoice } from '../guest/dirty-tracker.ts'
+import { MultifdError } from '../kit/errors.ts'
+import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
+import { checked, type NativeError } from '../kit/native.ts'
+import { trace } from '../kit/trace.ts'
+import { type Extent, extentTargetBytes } from '../schedule/round-plan.ts'
+import { BandwidthEstimate, predictDowntimeMs } from './convergence.ts'
+import type { OutgoingWire, SavedDevice } from './outgoing-wire.ts'
+import type { RoundSender } from './round-sender.ts'
+import type { SourceSettings } from './source-options.ts'
+import type { StatusMachine } from './status.ts'
+import type { FirstError } from './teardown.ts'
+import { callVmm, saveDevice } from './vmm.ts'
+import type { Watchdog } from './watchdog.ts'
+
+/** What an outgoing migration works with; made, and taken down, by src/source.ts. */
+export interface OutgoingParts {
+  settings: SourceSettings
+  status: StatusMachine
+  first: FirstError
+  watchdog: Watchdog
+  wire: OutgoingWire
+  channels: readonly SendChannel[]
+  tracker: TrackerChoice
+  sender: RoundSender
+}
+
+export class Outgoing {
+  readonly #parts: OutgoingParts
+  readonly #bandwidth = new BandwidthEstimate()
+  #round = 0
+  #dirtySyncCount = 0
+  #dirtyPages = 0
+  #dirtyBytesPerSecond = 0
+  #roundBeganMs = performance.now()
+  #stoppedMs: number | undefined
+  #guestStopped = false
+  #committed = false
+
+  constructor(parts: OutgoingParts) {
+    this.#parts = parts
+  }
+
+  get round(): number {
+    return this.#round
+  }
+  get dirtySyncCount(): number {
+    return this.#dirtySyncCount
+  }
+  get dirtyBytesPerSecond(): number {
+    return this.#dirtyBytesPerSecond
+  }
+  /** Monotonic, when the guest had stopped; undefined while it runs. */
+  get stoppedMs(): number | undefined {
+    return this.#stoppedMs
+  }
+  /** From here on the guest is never resumed at this end. */
+  get committed(): boolean {
+    return this.#committed
+  }
+  get expectedDowntimeMs(): number {
+    return predictDowntimeMs({
+      remainingBytes: this.#parts.sender.remainingPages * PAGE_SIZE_BYTES,
+      bandwidthBytesPerSecond: this.#bandwidth.bytesPerSecond,
+      roundTripMs: this.#parts.wire.roundTripMs,
+    })
+  }
+
+  /** Connected channels, a begun main stream: everything from the first section on. */
+  async run(): Promise<void> {
+    const { settings, status, wire, tracker } = this.#parts
+    await this.#own(this.#unwrap(tracker.ram.start()))
+    await this.#unless(wire.ramStart(settings.memory.blocks))
+    await this.#unless(this.#parts.sender.send([])) // the SYNC of setup, before any page
+    status.enter('active')
+    await this.#rounds()
+    status.enter('device')
+    const saved = await this.#stopAndSave()
+    await this.#lastRound(saved)
+    await this.#handOver()
+  }
+
+  /** Before commit the guest is ours: it runs on. Called at once when the migration has failed. */
+  async resumeGuest(): Promise<void> {
+    if (!this.#guestStopped || this.#committed) return
+    this.#guestStopped = false
+    await callVmm('resuming the guest', () => this.#parts.settings.vmm.resume())
+  }
+
+  /** Rounds while the guest runs; returns with one begun and small enough to stop for. */
+  async #rounds(): Promise<void> {
+    await this.#beginRound()
+    while (this.#round === 0 || !this.#mayStop()) {
+      await this.#sendRound(false)
+      this.#round += 1
+      await this.#unless(this.#parts.wire.ramPart(this.#round))
+      await this.#beginRound()
+    }
+  }
+
+  /** Whether what is dirty now, and all else, fits the downtime limit. */
+  #mayStop(): boolean {
+    const downtimeMs = predictDowntimeMs({
+      remainingBytes: this.#dirtyPages * PAGE_SIZE_BYTES,
+      bandwidthBytesPerSecond: this.#bandwidth.bytesPerSecond,
+      roundTripMs: this.#parts.wire.roundTripMs,
+    })
+    return downtimeMs <= this.#parts.settings.downtimeLimitMs
+  }
+
+  async #beginRound(): Promise<void> {
+    const beforeMs = this.#roundBeganMs
+    this.#dirtyPages = await this.#own(this.#unwrap<number>(this.#parts.tracker.ram.beginRound()))
+    this.#roundBeganMs = performance.now()
+    this.#dirtySyncCount += 1
+    if (this.#round === 0) return
+    const seconds = (this.#roundBeganMs - beforeMs) / 1000
+    this.#dirtyBytesPerSecond = (this.#dirtyPages * PAGE_SIZE_BYTES) / Math.max(seconds, 1e-3)
+  }
+
+  async #sendRound(final: boolean): Promise<void> {
+    const { channels, sender, settings } = this.#parts
+    const extents = await this.#plan()
+    const round = this.#round
+    const dirtyPages = this.#dirtyPages
+    trace('multifd:round', () => ({ round, dirtyPages, extents: extents.length, final }))
+    const sentBefore = sumSent(channels)
+    const beganMs = performance.now()
+    await this.#unless(sender.send(extents))
+    trace('multifd:sync', () => ({ side: 'source', sync: round + 1 }))
+    this.#bandwidth.addRound(sumSent(channels) - sentBefore, performance.now() - beganMs)
+    if (final) settings.memory.assertNotMoved()
+  }
+
+  async #plan(): Promise<Extent[]> {
+    const { settings, tracker } = this.#parts
+    const target = extentTargetBytes({
+      dirtyBytes: this.#dirtyPages * PAGE_SIZE_BYTES,
+      channels: settings.multifdChannels,
+      bytesPerSecond: settings.maxBandwidthBytesPerSecond,
+    })
+    const numbers = await this.#own(tracker.ram.plan(target))
+    const extents: Extent[] = []
+    for (let at = 0; at < numbers.length; at += 4) {
+      const [blockIndex = 0, firstPage = 0, pageCount = 0, dirtyPages = 0] = numbers.subarray(at)
+      extents.push({ blockIndex, firstPage, pageCount, dirtyPages })
+    }
+    return extents
+  }
+
+  async #stopAndSave(): Promise<SavedDevice[]> {
+    const { settings, first } = this.#parts
+    if (first.error !== undefined) throw first.error
+    // Set before the call: if it fails half-way, resuming is the VMM's to get right.
+    this.#guestStopped = true
+    await this.#own(callVmm('stopping the guest', () => settings.vmm.stop()))
+    this.#stoppedMs = performance.now()
+    const saved: SavedDevice[] = []
+    for (const device of settings.devices) {
+      saved.push({ device, state: await this.#own(saveDevice(device)) })
+    }
+    return saved
+  }
+
+  /** After the stop, and after devices were saved, nobody writes guest memory: collect once more. */
+  async #lastRound(saved: readonly SavedDevice[]): Promise<void> {
+    const { tracker, wire } = this.#parts
+    this.#dirtyPages = await this.#own(this.#unwrap<number>(tracker.ram.extendRound()))
+    this.#dirtySyncCount += 1
+    await this.#sendRound(true)
+    this.#round += 1
+    await this.#unless(wire.ramEnd())
+    await this.#unless(wire.devicesAndEof(saved))
+  }
+
+  async #handOver(): Promise<void> {
+    const { first, status, wire } = this.#parts
+    await this.#unless(wire.ready)
+    // No await between this look and the flag: what failed before it resumes, what fails after not.
+    if (first.error !== undefined) throw first.error
+    this.#committed = true
+    try {
+      await this.#unless(wire.commit())
+      await this.#unless(wire.ended)
+    } catch (cause) {
+      status.enter('unknown')
+      throw new MultifdError(
+        'ERR_MULTIFD_STATE',
+        'the guest was handed over, but the destination did not confirm it: look whether it runs there; ' +
+          'if it does not and never will, resume it here by hand, never both',
+        { cause },
+      )
+    }
+    status.enter('completed')
+  }
+
+  /** A step that waits for the peer. */
+  async #unless<T>(step: Promise<T>): Promise<T> {
+    return await this.#parts.first.unless(step)
+  }
+
+  /** A step that is ours alone: the peer may be silent meanwhile. */
+  async #own<T>(step: Promise<T>): Promise<T> {
+    return await this.#unless(this.#parts.watchdog.during(step))
+  }
+
+  async #unwrap<T>(step: Promise<T | NativeError>): Promise<T> {
+    return checked<T>(await step, 'collecting written pages failed')
+  }
+}
+
+function sumSent(channels: readonly SendChannel[]): number {
+  return channels.reduce((sum, channel) => sum + channel.sentBytes, 0)
+}

@@ -1,0 +1,78 @@
+// What a migration tells about itself while it runs and when it is over. Statistics carry QEMU's names
+// (QAPI MigrationStats) in camel case, with units.
+
+import type { ReceiveCounters, SendCounters } from '../channel/counters.ts'
+import type { MigrationStatus } from './status.ts'
+
+/** One channel in a progress event. */
+export interface ChannelProgress extends SendCounters {
+  channelId: number
+  /** Since the event before, bytes. */
+  bytesPerSecond: number
+}
+
+export interface MigrationProgress {
+  status: MigrationStatus
+  /** 0-based pass over memory; round 0 sends everything that is populated. */
+  round: number
+  /** How often the dirty log was fetched. */
+  dirtySyncCount: number
+  /** Bytes of pages the present round still has to send. */
+  remainingBytes: number
+  /** Bytes of pages the guest dirtied per second, over the last round; 0 in round 0. */
+  dirtyBytesPerSecond: number
+  /** Everything on the wire, main channel included. */
+  transferredBytes: number
+  /** Over all channels, since the event before. */
+  bytesPerSecond: number
+  /** If the guest were stopped now; Infinity until a round was measured. */
+  expectedDowntimeMs: number
+  elapsedMs: number
+  channels: readonly ChannelProgress[]
+}
+
+export interface MigrationResult {
+  status: 'completed'
+  /** Passes over memory, the last one with the guest stopped included. */
+  rounds: number
+  dirtySyncCount: number
+  /** Everything on the wire, main channel and packet headers included. */
+  transferredBytes: number
+  /** The share of the multifd channels. */
+  multifdBytes: number
+  normalPages: number
+  zeroPages: number
+  /** From the call to the destination's last word. */
+  totalTimeMs: number
+  /** From the call to the first round. */
+  setupTimeMs: number
+  /**
+   * From the guest's stop to the destination's last word: an upper bound of the time in which nobody
+   * runs, as the source sees it.
+   */
+  downtimeMs: number
+  /** transferredBytes over the time from the first connect to the destination's last word. */
+  throughputBytesPerSecond: number
+  /** `sendmsg` */
+  engine: string
+  zeroCopy: 'off' | 'on'
+  /** `userfaultfd`, `hash` or `vmm`, and why. */
+  dirtyTracker: string
+  dirtyTrackerReason: string
+  /** CPU time of the JavaScript thread from start to end; of the channel threads see `channels`. */
+  jsThreadCpuNanoseconds: number
+  channels: readonly (SendCounters & { channelId: number })[]
+}
+
+export interface IncomingResult {
+  status: 'completed'
+  /** SYNCs collected per channel, the one of setup included. */
+  syncs: number
+  /** Everything on the wire, main channel included. */
+  receivedBytes: number
+  normalPages: number
+  zeroPages: number
+  /** From the first connection to the commit. */
+  totalTimeMs: number
+  channels: readonly (ReceiveCounters & { channelId: number })[]
+}

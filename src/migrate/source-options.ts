@@ -1,0 +1,154 @@
+// The options of a source, checked once, with their defaults. Names are QEMU's in camel case.
+
+import { DIRTY_TRACKING, DirtyLog, type DirtyTracking } from '../guest/dirty-tracker.ts'
+import { GuestMemory } from '../guest/guest-memory.ts'
+import { CHANNELS_MAX } from '../kit/limits.ts'
+import { oneOf, refuseUnknown, wholeNumber } from '../kit/options.ts'
+import { type FlushThresholds, flushThresholds } from '../schedule/flush-policy.ts'
+import { nilUuid, parseUuid } from '../wire/uuid.ts'
+import { checkDevices, checkVmm, type Device, type NamedDevice, type Vmm } from './vmm.ts'
+
+export interface MigrationSourceOptions {
+  /** The guest's RAM; both sides must have the same blocks. */
+  memory: GuestMemory
+  vmm: Vmm
+  /** Default none. */
+  devices?: readonly Device[]
+  /** How writes are found: `auto` (default), a tracker by name, or the VMM's own log. */
+  dirty?: DirtyTracking | DirtyLog
+  /** Data connections, 1..255; default 2, as in QEMU. */
+  multifdChannels?: number
+  /** How bytes reach the kernel. `auto` (default) is `sendmsg`. */
+  engine?: 'auto' | 'sendmsg'
+  /** Whether pages are sent with MSG_ZEROCOPY; default `off`. */
+  zeroCopy?: 'off' | 'on'
+  /** With zero-copy: for all channels, or one entry per channel. Default 16 MiB high, 8 MiB low. */
+  flushThresholds?: Partial<FlushThresholds> | readonly Partial<FlushThresholds>[]
+  /** Everything on the wire; 0 (default) is no limit. */
+  maxBandwidthBytesPerSecond?: number
+  /** The guest is stopped when the stop would take no longer than this; default 300, as in QEMU. */
+  downtimeLimitMs?: number
+  /** The guest's UUID, which the destination compares; default all zero, as an unset one in QEMU. */
+  uuid?: string
+  /** Default 10 000. */
+  connectTimeoutMs?: number
+  /** A peer that gives no sign of life for so long has failed; default 10 000. */
+  peerTimeoutMs?: number
+  /** Allow sending beyond this machine although nothing is encrypted; default false. */
+  allowPlaintext?: boolean
+}
+
+/** Options with every default filled in. */
+export interface SourceSettings {
+  memory: GuestMemory
+  vmm: Vmm
+  devices: NamedDevice[]
+  dirty: DirtyTracking | DirtyLog
+  multifdChannels: number
+  zeroCopy: 'off' | 'on'
+  flushThresholds: FlushThresholds[]
+  maxBandwidthBytesPerSecond: number
+  downtimeLimitMs: number
+  uuid: Uint8Array
+  connectTimeoutMs: number
+  peerTimeoutMs: number
+  allowPlaintext: boolean
+}
+
+const NAMES = [
+  'memory',
+  'vmm',
+  'devices',
+  'dirty',
+  'multifdChannels',
+  'engine',
+  'zeroCopy',
+  'flushThresholds',
+  'maxBandwidthBytesPerSecond',
+  'downtimeLimitMs',
+  'uuid',
+  'connectTimeoutMs',
+  'peerTimeoutMs',
+  'allowPlaintext',
+]
+
+/** A day: longer is a mistake in the unit. */
+const TIMEOUT_MS_MAX = 24 * 60 * 60 * 1000
+/** QEMU's largest downtime-limit. */
+const DOWNTIME_LIMIT_MS_MAX = 2_000_000
+
+/** @throws TypeError or RangeError naming the option and what it got. */
+export function checkSourceOptions(options: MigrationSourceOptions): SourceSettings {
+  refuseUnknown('MigrationSource', options, NAMES)
+  const multifdChannels = wholeNumber(
+    'multifdChannels',
+    options.multifdChannels ?? 2,
+    1,
+    CHANNELS_MAX,
+  )
+  oneOf('engine', options.engine ?? 'auto', ['auto', 'sendmsg'])
+  return {
+    memory: checkMemory(options.memory),
+    vmm: checkVmm(options.vmm),
+    devices: checkDevices(options.devices ?? []),
+    dirty: checkDirty(options.dirty ?? 'auto'),
+    multifdChannels,
+    zeroCopy: oneOf('zeroCopy', options.zeroCopy ?? 'off', ['off', 'on']),
+    flushThresholds: checkThresholds(options.flushThresholds ?? {}, multifdChannels),
+    maxBandwidthBytesPerSecond: wholeNumber(
+      'maxBandwidthBytesPerSecond',
+      options.maxBandwidthBytesPerSecond ?? 0,
+      0,
+      Number.MAX_SAFE_INTEGER,
+    ),
+    downtimeLimitMs: wholeNumber(
+      'downtimeLimitMs',
+      options.downtimeLimitMs ?? 300,
+      0,
+      DOWNTIME_LIMIT_MS_MAX,
+    ),
+    uuid: checkUuid(options.uuid),
+    connectTimeoutMs: checkTimeout('connectTimeoutMs', options.connectTimeoutMs),
+    peerTimeoutMs: checkTimeout('peerTimeoutMs', options.peerTimeoutMs),
+    allowPlaintext: checkBoolean('allowPlaintext', options.allowPlaintext),
+  }
+}
+
+/** @throws TypeError unless it is a GuestMemory. */
+export function checkMemory(memory: GuestMemory): GuestMemory {
+  if (memory instanceof GuestMemory) return memory
+  throw new TypeError('memory must be a GuestMemory')
+}
+
+/** 16 bytes; all zero when unset. @throws TypeError if the text is no UUID. */
+export function checkUuid(uuid: string | undefined): Uint8Array {
+  if (uuid === undefined) return nilUuid()
+  const parsed = parseUuid(uuid)
+  if (parsed.ok) return parsed.value
+  throw new TypeError(`uuid: ${parsed.error.message}`)
+}
+
+export function checkTimeout(name: string, timeoutMs: number | undefined): number {
+  return wholeNumber(name, timeoutMs ?? 10_000, 1, TIMEOUT_MS_MAX)
+}
+
+export function checkBoolean(name: string, value: boolean | undefined): boolean {
+  if (value === undefined || typeof value === 'boolean') return value ?? false
+  throw new TypeError(`${name} must be true or false, got ${String(value)}`)
+}
+
+function checkDirty(dirty: DirtyTracking | DirtyLog): DirtyTracking | DirtyLog {
+  return dirty instanceof DirtyLog ? dirty : oneOf('dirty', dirty, DIRTY_TRACKING)
+}
+
+function checkThresholds(
+  given: Partial<FlushThresholds> | readonly Partial<FlushThresholds>[],
+  channels: number,
+): FlushThresholds[] {
+  if (!Array.isArray(given)) {
+    const common = flushThresholds(given as Partial<FlushThresholds>)
+    return Array.from({ length: channels }, () => common)
+  }
+  wholeNumber('the length of flushThresholds', given.length, channels, channels)
+  return given.map((entry: Partial<FlushThresholds>) => flushThresholds(entry))
+}

@@ -1,0 +1,66 @@
+// First error wins: the race between a migration's next step and the first thing that breaks it, and a
+// record of what broke after that.
+
+import { type Deferred, deferred } from '../kit/deferred.ts'
+import { MultifdError } from '../kit/errors.ts'
+import { trace } from '../kit/trace.ts'
+
+export class FirstError {
+  readonly #side: 'source' | 'destination'
+  readonly #failed: Deferred<never> = deferred()
+  #error: MultifdError | undefined
+
+  constructor(side: 'source' | 'destination') {
+    this.#side = side
+  }
+
+  get error(): MultifdError | undefined {
+    return this.#error
+  }
+
+  /** Rejects with the first error as soon as there is one. */
+  get promise(): Promise<never> {
+    return this.#failed.promise
+  }
+
+  /** Records an error: the first becomes the migration's, the others go to the trace. */
+  set(error: MultifdError): void {
+    if (this.#error === undefined) {
+      this.#error = error
+      this.#failed.reject(error)
+      return
+    }
+    const { code, message } = error
+    trace('multifd:error', () => ({ side: this.#side, code, message }))
+  }
+
+  /** `step`, unless something fails before it is done. */
+  async unless<T>(step: Promise<T>): Promise<T> {
+    return await Promise.race([step, this.#failed.promise])
+  }
+
+  /** Ties the caller's signal to this; returns what detaches it. */
+  follow(signal: AbortSignal | undefined): () => void {
+    if (signal === undefined) return () => {}
+    const abort = (): void => {
+      const cause: unknown = signal.reason
+      this.set(
+        new MultifdError('ERR_MULTIFD_ABORTED', 'the migration was cancelled by its caller', {
+          cause,
+        }),
+      )
+    }
+    if (signal.aborted) abort()
+    else signal.addEventListener('abort', abort, { once: true })
+    return () => signal.removeEventListener('abort', abort)
+  }
+}
+
+/** Whatever was thrown, as the library's error. */
+export function asMultifdError(thrown: unknown): MultifdError {
+  if (thrown instanceof MultifdError) return thrown
+  const message = thrown instanceof Error ? thrown.message : String(thrown)
+  return new MultifdError('ERR_MULTIFD_STATE', `the migration failed: ${message}`, {
+    cause: thrown,
+  })
+}

@@ -1,0 +1,345 @@
+// MigrationSource: wires guest memory, channels, scheduler and the main channel into one outgoing
+// migration, and takes all of it down again. One of the two places that know every room.
+
+import { lockedMemoryLimitBytes } from './channel/locked-memory.ts'
+import { SendChannel } from './channel/send-channel.ts'
+import { parseUri, resolveUri } from './channel/uri.ts'
+import { DirtyLog, openRamState, type TrackerChoice } from './guest/dirty-tracker.ts'
+import { MultifdError } from './kit/errors.ts'
+import { checked, type NativeEndpoint, type NativeSendGroup, native } from './kit/native.ts'
+import { refuseUnknown } from './kit/options.ts'
+import { Outgoing } from './migrate/outgoing.ts'
+import { OutgoingWire } from './migrate/outgoing-wire.ts'
+import type { ChannelProgress, MigrationProgress, MigrationResult } from './migrate/progress.ts'
+import { ProgressStream } from './migrate/progress-stream.ts'
+import { RoundSender } from './migrate/round-sender.ts'
+import {
+  checkSourceOptions,
+  type MigrationSourceOptions,
+  type SourceSettings,
+} from './migrate/source-options.ts'
+import { type MigrationStatus, StatusMachine } from './migrate/status.ts'
+import { asMultifdError, FirstError } from './migrate/teardown.ts'
+import { Watchdog } from './migrate/watchdog.ts'
+import { clampToBudget, fixedPolicy, lockedMemoryShareBytes } from './schedule/flush-policy.ts'
+import { RateLimiter } from './schedule/rate-limiter.ts'
+
+/** Progress events while a migration runs. */
+const PROGRESS_INTERVAL_MS = 100
+
+/** A running migration: iterate it for progress, await `result` for the end. */
+export interface Migration extends AsyncIterable<MigrationProgress> {
+  /** Rejects with a MultifdError; the guest then runs on here, unless the code is ERR_MULTIFD_STATE. */
+  readonly result: Promise<MigrationResult>
+  readonly status: MigrationStatus
+}
+
+/**
+ * The side that has the guest. One migration at a time; after a failed or cancelled one the next can
+ * start at once.
+ *
+ * ```ts
+ * const source = new MigrationSource({ memory, vmm: { stop, resume } })
+ * const migration = source.migrate('tcp:127.0.0.1:4444')
+ * for await (const { round, remainingBytes } of migration) console.log(round, remainingBytes)
+ * const { downtimeMs } = await migration.result
+ * ```
+ */
+export class MigrationSource {
+  readonly #settings: SourceSettings
+  #running: OutgoingSession | undefined
+
+  /** @throws TypeError or RangeError naming an option that is unknown or out of range. */
+  constructor(options: MigrationSourceOptions) {
+    this.#settings = checkSourceOptions(options)
+  }
+
+  /**
+   * Starts to migrate to `uri`: `tcp:HOST:PORT` or `unix:PATH`, where a MigrationDestination listens.
+   * @param options.signal cancels; the guest then runs on here.
+   * @throws TypeError for a malformed URI; MultifdError ERR_MULTIFD_STATE while a migration runs.
+   */
+  migrate(uri: string, options: { signal?: AbortSignal } = {}): Migration {
+    refuseUnknown('migrate', options, ['signal'])
+    const parsed = parseUri(uri)
+    if (this.#running !== undefined || this.#settings.memory.migrating !== undefined) {
+      throw new MultifdError('ERR_MULTIFD_STATE', 'a migration of this memory is running already')
+    }
+    const session = new OutgoingSession(this.#settings)
+    this.#running = session
+    const resolved = (): Promise<NativeEndpoint> => resolveUri(parsed, this.#settings)
+    session.start(resolved, options.signal).finally(() => {
+      this.#running = undefined
+    })
+    return session
+  }
+}
+
+/** One attempt, with everything that it opened. */
+class OutgoingSession implements Migration {
+  readonly #settings: SourceSettings
+  readonly #status = new StatusMachine('source')
+  readonly #first = new FirstError('source')
+  readonly #aborted = new AbortController()
+  readonly #progress = new ProgressStream()
+  readonly #startedMs = performance.now()
+  readonly #jsCpuBefore = native().threadCpuNanoseconds()
+  #connectMs = 0
+  #setupTimeMs = 0
+  #wire: OutgoingWire | undefined
+  #group: NativeSendGroup | undefined
+  #tracker: TrackerChoice | undefined
+  #channels: SendChannel[] = []
+  #sender: RoundSender | undefined
+  #outgoing: Outgoing | undefined
+  #lastProgress: MigrationProgress | undefined
+  #result: Promise<MigrationResult> | undefined
+
+  constructor(settings: SourceSettings) {
+    this.#settings = settings
+  }
+
+  get result(): Promise<MigrationResult> {
+    return this.#result ?? Promise.reject(new MultifdError('ERR_MULTIFD_STATE', 'not started'))
+  }
+  get status(): MigrationStatus {
+    return this.#status.status
+  }
+  [Symbol.asyncIterator](): AsyncIterator<MigrationProgress, void, void> {
+    return this.#progress[Symbol.asyncIterator]()
+  }
+
+  /** Settles, never rejects, when everything is given back. */
+  async start(
+    resolve: () => Promise<NativeEndpoint>,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    this.#result = this.#run(resolve, signal)
+    await this.#result.catch(() => {})
+    this.#progress.end(this.#result)
+  }
+
+  async #run(
+    resolve: () => Promise<NativeEndpoint>,
+    signal: AbortSignal | undefined,
+  ): Promise<MigrationResult> {
+    this.#status.enter('setup')
+    const unfollow = this.#first.follow(signal)
+    this.#first.promise.catch(() => this.#aborted.abort())
+    const watchdog = this.#watch()
+    const timer = setInterval(() => this.#report(), PROGRESS_INTERVAL_MS)
+    try {
+      const outgoing = await this.#open(await this.#first.unless(resolve()), watchdog)
+      this.#setupTimeMs = performance.now() - this.#startedMs
+      await outgoing.run()
+      const result = this.#finish(outgoing)
+      await Promise.all([this.#wire?.close(), ...this.#channels.map((channel) => channel.close())])
+      return result
+    } catch (thrown) {
+      throw await this.#failed(asMultifdError(thrown))
+    } finally {
+      clearInterval(timer)
+      watchdog.stop()
+      unfollow()
+      await this.#release()
+      this.#report()
+    }
+  }
+
+  async #open(endpoint: NativeEndpoint, watchdog: Watchdog): Promise<Outgoing> {
+    const settings = this.#settings
+    const fail = (error: MultifdError): void => this.#first.set(error)
+    this.#connectMs = performance.now()
+    // The main channel first: a QEMU 7.2 takes the first connection for it.
+    const wire = await this.#first.unless(
+      OutgoingWire.connect(endpoint, {
+        timeoutMs: settings.connectTimeoutMs,
+        signal: this.#aborted.signal,
+        fail,
+      }).then((connected) => {
+        this.#wire = connected
+        return connected
+      }),
+    )
+    await this.#first.unless(
+      wire.begin({ channels: settings.multifdChannels, uuid: settings.uuid }),
+    )
+    const tracker = openRamState(settings.memory, settings.dirty)
+    this.#tracker = tracker
+    settings.memory.migrating = tracker.ram
+    if (settings.zeroCopy === 'on' && tracker.tracker === 'hash') {
+      throw new MultifdError(
+        'ERR_MULTIFD_UNSUPPORTED',
+        'zeroCopy is on, but the hash tracker sends private copies of pages; ' +
+          `use zeroCopy: 'off' (${tracker.reason})`,
+      )
+    }
+    this.#group = checked(native().createSendGroup(tracker.ram), 'preparing channels failed')
+    const sender = this.#openChannels(endpoint, this.#group, fail)
+    await this.#first.unless(Promise.all(this.#channels.map((channel) => channel.ready)))
+    this.#outgoing = new Outgoing({
+      settings,
+      status: this.#status,
+      first: this.#first,
+      watchdog,
+      wire,
+      channels: this.#channels,
+      tracker,
+      sender,
+    })
+    return this.#outgoing
+  }
+
+  #openChannels(
+    endpoint: NativeEndpoint,
+    group: NativeSendGroup,
+    failed: (error: MultifdError) => void,
+  ): RoundSender {
+    const settings = this.#settings
+    const budgetBytes = lockedMemoryShareBytes({
+      lockedMemoryLimitBytes: lockedMemoryLimitBytes(),
+      channels: settings.multifdChannels,
+    })
+    const thresholds = settings.flushThresholds.map((given) => clampToBudget(given, budgetBytes))
+    const bytesPerSecond = settings.maxBandwidthBytesPerSecond
+    for (const [channelId, marks] of thresholds.entries()) {
+      const channel = new SendChannel(
+        group,
+        {
+          channelId,
+          endpoint,
+          uuid: settings.uuid,
+          connectTimeoutMs: settings.connectTimeoutMs,
+          zeroCopy: settings.zeroCopy === 'on',
+          ...marks,
+        },
+        {
+          extentDone: (id, wireBytes) => this.#sender?.extentDone(id, wireBytes),
+          syncDone: (id) => this.#sender?.syncDone(id),
+          failed,
+        },
+      )
+      // Twice the limit: smooths within an extent without holding one channel below the limit.
+      if (bytesPerSecond > 0) channel.setPacingRate(2 * bytesPerSecond)
+      this.#channels.push(channel)
+    }
+    const limiter = new RateLimiter({ bytesPerSecond, nowMs: performance.now() })
+    const flush = { policy: fixedPolicy, thresholds, budgetBytes }
+    this.#sender = new RoundSender({
+      channels: this.#channels,
+      limiter,
+      flush: settings.zeroCopy === 'on' ? flush : undefined,
+    })
+    return this.#sender
+  }
+
+  #watch(): Watchdog {
+    return new Watchdog({
+      timeoutMs: this.#settings.peerTimeoutMs,
+      progress: () => {
+        // While only our own limit holds us back, the peer has nothing to say.
+        if (this.#sender?.waitsForLimiter) return performance.now()
+        return this.#transferredBytes() + (this.#wire?.readBytes ?? 0)
+      },
+      deepProgress: () => this.#channels.reduce((sum, channel) => sum + channel.ackedBytes, 0),
+      expired: (error) => this.#first.set(error),
+    })
+  }
+
+  /** First the guest, then the wreckage. Returns the error the migration ends with. */
+  async #failed(error: MultifdError): Promise<MultifdError> {
+    this.#first.set(error) // wakes whoever still waits for a step
+    this.#sender?.stop()
+    let final = error
+    try {
+      await this.#outgoing?.resumeGuest()
+    } catch (thrown) {
+      const failure = asMultifdError(thrown)
+      final = new MultifdError(failure.code, `${failure.message}; before that: ${error.message}`, {
+        cause: error,
+      })
+    }
+    if (this.#status.over) return final
+    if (error.code === 'ERR_MULTIFD_ABORTED') {
+      this.#status.enter('cancelling')
+      this.#report()
+    } else {
+      this.#status.enter('failed')
+    }
+    return final
+  }
+
+  /** Ends what is still there; after an orderly end that is nothing but book-keeping. */
+  async #release(): Promise<void> {
+    this.#sender?.stop()
+    this.#wire?.destroy()
+    await Promise.all(this.#channels.map((channel) => channel.destroy()))
+    this.#group?.close()
+    this.#tracker?.ram.close()
+    this.#settings.memory.migrating = undefined
+    if (this.#settings.dirty instanceof DirtyLog) this.#settings.dirty.end()
+    if (this.#status.status === 'cancelling') this.#status.enter('cancelled')
+  }
+
+  #transferredBytes(): number {
+    const multifd = this.#channels.reduce((sum, channel) => sum + channel.sentBytes, 0)
+    return multifd + (this.#wire?.writtenBytes ?? 0)
+  }
+
+  #report(): void {
+    const before = this.#lastProgress
+    const elapsedMs = performance.now() - this.#startedMs
+    const seconds = Math.max((elapsedMs - (before?.elapsedMs ?? 0)) / 1000, 1e-3)
+    const channels = this.#channels.map((channel): ChannelProgress => {
+      const counters = channel.counters
+      const sentBefore = before?.channels[channel.channelId]?.sentBytes ?? 0
+      const bytesPerSecond = (counters.sentBytes - sentBefore) / seconds
+      return { channelId: channel.channelId, ...counters, bytesPerSecond }
+    })
+    const transferredBytes = this.#transferredBytes()
+    this.#lastProgress = {
+      status: this.#status.status,
+      round: this.#outgoing?.round ?? 0,
+      dirtySyncCount: this.#outgoing?.dirtySyncCount ?? 0,
+      remainingBytes: (this.#sender?.remainingPages ?? 0) * 4096,
+      dirtyBytesPerSecond: this.#outgoing?.dirtyBytesPerSecond ?? 0,
+      transferredBytes,
+      bytesPerSecond: (transferredBytes - (before?.transferredBytes ?? 0)) / seconds,
+      expectedDowntimeMs: this.#outgoing?.expectedDowntimeMs ?? Number.POSITIVE_INFINITY,
+      elapsedMs,
+      channels,
+    }
+    this.#progress.push(this.#lastProgress)
+  }
+
+  #finish(outgoing: Outgoing): MigrationResult {
+    const nowMs = performance.now()
+    const channels = this.#channels.map((channel) => ({
+      channelId: channel.channelId,
+      ...channel.counters,
+    }))
+    const sum = (pick: (counters: (typeof channels)[number]) => number): number =>
+      channels.reduce((total, channel) => total + pick(channel), 0)
+    const multifdBytes = sum((channel) => channel.sentBytes)
+    const transferredBytes = multifdBytes + (this.#wire?.writtenBytes ?? 0)
+    return {
+      status: 'completed',
+      rounds: outgoing.round,
+      dirtySyncCount: outgoing.dirtySyncCount,
+      transferredBytes,
+      multifdBytes,
+      normalPages: sum((channel) => channel.normalPages),
+      zeroPages: sum((channel) => channel.zeroPages),
+      totalTimeMs: nowMs - this.#startedMs,
+      setupTimeMs: this.#setupTimeMs,
+      downtimeMs: nowMs - (outgoing.stoppedMs ?? nowMs),
+      throughputBytesPerSecond: (transferredBytes / (nowMs - this.#connectMs)) * 1000,
+      engine: 'sendmsg',
+      zeroCopy: this.#settings.zeroCopy,
+      dirtyTracker: this.#tracker?.tracker ?? '',
+      dirtyTrackerReason: this.#tracker?.reason ?? '',
+      jsThreadCpuNanoseconds: native().threadCpuNanoseconds() - this.#jsCpuBefore,
+      channels,
+    }
+  }
+}
