@@ -44,13 +44,13 @@ export class Child {
 
   /** The next line, which must be an object whose `event` is this one. */
   async expect<T>(event: string, { signal }: { signal: AbortSignal }): Promise<T> {
-    const silence = AbortSignal.timeout(SILENCE_LIMIT_MS)
-    const given = await Promise.race([
-      this.#lines.next(),
-      rejectOn(signal),
-      rejectOn(silence, `${this.#name} said nothing for ${SILENCE_LIMIT_MS / 1e3} s`),
-    ])
+    // A signal of its own per line: listeners on the comparison's signal would pile up.
+    const ended = AbortSignal.any([signal, AbortSignal.timeout(SILENCE_LIMIT_MS)])
+    const given = await Promise.race([this.#lines.next(), once(ended, 'abort')])
     signal.throwIfAborted()
+    if (Array.isArray(given)) {
+      throw new Error(`${this.#name} said nothing for ${SILENCE_LIMIT_MS / 1e3} s`)
+    }
     if (given.done === true) {
       await this.#exited
       throw new Error(
@@ -84,12 +84,4 @@ function parse(text: string): unknown {
   } catch {
     return undefined
   }
-}
-
-function rejectOn(signal: AbortSignal, message?: string): Promise<never> {
-  return new Promise((_resolve, reject) => {
-    const fire = () => reject(message === undefined ? signal.reason : new Error(message))
-    if (signal.aborted) fire()
-    else signal.addEventListener('abort', fire, { once: true })
-  })
 }

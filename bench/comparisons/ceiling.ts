@@ -14,6 +14,7 @@ import {
 import { CHANNELS_RANGE, numberOption, PAIRS_RANGE, sizeOption } from '../options.ts'
 import { formatBytes } from '../report.ts'
 import { alternate, median, pairedRatio, type Ratio, ratioOf, type Turn, turnName } from '../run.ts'
+import type { SideOptions } from '../sides/side-options.ts'
 
 const KIB = 1024
 const SEND_SIZES_BYTES = [128, 256, 512, 1024, 2048, 4096].map((size) => size * KIB)
@@ -27,8 +28,8 @@ export interface CeilingComparisonOptions {
   readonly pairs: number
   readonly sendSize?: number
   readonly hugePages: boolean
-  readonly engine: string
-  readonly zeroCopy: string
+  readonly engine: SideOptions['engine']
+  readonly zeroCopy: SideOptions['zeroCopy']
   readonly smoke?: boolean
 }
 
@@ -51,8 +52,14 @@ export const ceiling: Comparison<CeilingComparisonOptions> = {
       .addOption(numberOption('--pairs <n>', 'alternating turns', PAIRS_RANGE).default(9))
       .addOption(sizeOption('--send-size <size>', 'of the C++ loop; searched for when not given'))
       .option('--no-huge-pages', 'guest RAM on 4 KiB pages, in both contestants')
-      .addOption(new Option('--engine <name>', 'of the library').default('auto'))
-      .addOption(new Option('--zero-copy <mode>', 'of the library').default('off'))
+      .addOption(
+        new Option('--engine <name>', 'of the library')
+          .choices(['auto', 'sendmsg'])
+          .default('auto'),
+      )
+      .addOption(
+        new Option('--zero-copy <mode>', 'of the library').choices(['off', 'on']).default('off'),
+      )
       .option('--smoke', `only to see that it works: ${formatBytes(SMOKE.memory)}, few turns`),
   run,
 }

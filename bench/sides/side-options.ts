@@ -1,5 +1,6 @@
 // What a comparison tells one side of a migration, and what the side answers: JSON, because each
 // side is a process of its own. Both ends of every JSON line import their types from here.
+import type { MigrationSourceOptions } from '../../src/index.ts'
 
 /** How the guest's RAM is made. */
 export interface GuestPlan {
@@ -17,8 +18,8 @@ export interface GuestPlan {
 export interface SideOptions {
   readonly guest: GuestPlan
   readonly channels: number
-  readonly engine: string
-  readonly zeroCopy: string
+  readonly engine: NonNullable<MigrationSourceOptions['engine']>
+  readonly zeroCopy: NonNullable<MigrationSourceOptions['zeroCopy']>
   /** Hash the RAM after the clock has stopped. */
   readonly checksum: boolean
   /** Watch the transport's own memory while it runs (costs a little of the JS thread's time). */

@@ -1,0 +1,36 @@
+// The destination side of a comparison: a process that makes empty guest RAM, listens, receives one
+// migration, and reports. Every call of the library on this side is in this file.
+import { GuestMemory, MigrationDestination } from '../../src/index.ts'
+import { BLOCK_NAME, checksum, prefault, residentBytes } from './guest.ts'
+import { nextLine, readOptions, say } from './lines.ts'
+import { hugePageBytes, MemoryWatch, Meter } from './meter.ts'
+
+const options = readOptions()
+const { guest } = options
+void nextLine() // nothing is expected; it ends this process when the parent is gone
+const memory =
+  guest.kind === 'memfd'
+    ? GuestMemory.openMemfd(BLOCK_NAME, guest.sizeBytes)
+    : GuestMemory.allocate(BLOCK_NAME, guest.sizeBytes, { hugePages: guest.hugePages })
+// Anonymous memory is touched beforehand, as the plain C++ loop's is, and the library is told that
+// it is all zero: emptying it would make the first touch part of the transfer again.
+if (guest.kind === 'anonymous') prefault(memory)
+
+const watch = options.watchMemory ? new MemoryWatch() : undefined
+const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
+  memory,
+  devices: [],
+  memoryIsZero: guest.kind === 'anonymous',
+})
+const meter = new Meter()
+say({ event: 'ready', uri: destination.uri, hugePageBytes: hugePageBytes() })
+await destination.completed
+const measured = meter.read()
+say({
+  event: 'done',
+  ...measured,
+  transportBytes: watch?.stop() ?? 0,
+  guestResidentBytes: residentBytes(guest),
+  checksum: options.checksum ? checksum(memory, guest) : '',
+})
+process.exit(0)

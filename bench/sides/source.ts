@@ -1,0 +1,41 @@
+// The source side of a comparison: a process that makes guest RAM, waits for the destination's URI,
+// migrates once, and reports. Every call of the library on this side is in this file.
+import { GuestMemory, MigrationSource } from '../../src/index.ts'
+import { BLOCK_NAME, checksum, populate, residentBytes } from './guest.ts'
+import { nextLine, readOptions, say } from './lines.ts'
+import { hugePageBytes, MemoryWatch, Meter } from './meter.ts'
+
+const options = readOptions()
+const { guest } = options
+const line = nextLine()
+const memory =
+  guest.kind === 'memfd'
+    ? GuestMemory.openMemfd(BLOCK_NAME, guest.sizeBytes)
+    : GuestMemory.allocate(BLOCK_NAME, guest.sizeBytes, { hugePages: guest.hugePages })
+populate(memory, guest)
+say({ event: 'ready', hugePageBytes: hugePageBytes() })
+const uri = await line
+
+const watch = options.watchMemory ? new MemoryWatch() : undefined
+const source = new MigrationSource({
+  memory,
+  dirty: 'auto',
+  devices: [],
+  vmm: { stop: async () => {}, resume: async () => {} },
+  multifdChannels: options.channels,
+  engine: options.engine,
+  zeroCopy: options.zeroCopy,
+  maxBandwidthBytesPerSecond: 0,
+})
+const meter = new Meter()
+const migration = await source.migrate(uri).result
+const measured = meter.read()
+say({
+  event: 'done',
+  ...measured,
+  transportBytes: watch?.stop() ?? 0,
+  guestResidentBytes: residentBytes(guest),
+  checksum: options.checksum ? checksum(memory, guest) : '',
+  migration,
+})
+process.exit(0)
