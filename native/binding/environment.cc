@@ -21,7 +21,6 @@ class Environment::TsfnWakeup final : public Wakeup {
   }
 
  protected:
-  // A failure means that the environment is closing; nobody is left to read the events.
   void wake() override {
     if (ready_) function_.NonBlockingCall();
   }
@@ -38,7 +37,11 @@ class Environment::TsfnWakeup final : public Wakeup {
 };
 
 Environment::Environment(Napi::Env env) : env_(env), wakeup_(std::make_shared<TsfnWakeup>()) {
-  env.AddCleanupHook([](Environment* self) { self->shut_down(); }, this);
+  add_cleanup_hook();
+}
+
+void Environment::add_cleanup_hook() {
+  env_.AddCleanupHook([](Environment* self) { self->shut_down(); }, this);
 }
 
 Environment::~Environment() = default;
@@ -46,6 +49,7 @@ Environment::~Environment() = default;
 Wakeup& Environment::wakeup() { return *wakeup_; }
 
 // Runs while the environment can still be used: every thread ends before what it uses goes.
+// Idempotent.
 void Environment::shut_down() {
   for (auto& [handle, thread] : threads_) thread->destroy();
   for (auto& [handle, thread] : threads_) thread->join();
@@ -67,7 +71,11 @@ void Environment::detach(uint32_t handle) {
 }
 
 void Environment::set_wakeup(const Napi::Function& callback) {
-  wakeup_->set(callback.Env(), callback);
+  wakeup_->set(env_, callback);
+  if (!threads_.empty()) wakeup_->keep_alive(env_, true);
+  // Hooks run in reverse order, and the thread-safe function has just added its own: the threads
+  // must have ended before that one closes it under them.
+  add_cleanup_hook();
 }
 
 size_t Environment::drain(double* out, size_t capacity) {

@@ -46,6 +46,7 @@ class Environment {
 
  private:
   class TsfnWakeup;
+  void add_cleanup_hook();
   void shut_down();
   const Napi::Env env_;
   std::array<Napi::FunctionReference, static_cast<size_t>(Class::kCount)> constructors_;
