@@ -41,7 +41,7 @@ Environment::Environment(Napi::Env env) : env_(env), wakeup_(std::make_shared<Ts
 }
 
 void Environment::add_cleanup_hook() {
-  env_.AddCleanupHook([](Environment* self) { self->shut_down(); }, this);
+  Napi::Env(env_).AddCleanupHook([](Environment* self) { self->shut_down(); }, this);
 }
 
 Environment::~Environment() = default;
