@@ -8,16 +8,31 @@
 
 namespace multifd {
 
-Result<void> ChannelThread::start(const std::string& name) {
+Result<void> ChannelThread::prepare() {
   stop_fd_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), Resource::kEventFd);
   if (!stop_fd_) return Error::from_errno("eventfd", "making an eventfd failed");
-  thread_entry_.emplace(Resource::kThread);
-  thread_ = std::thread([this, name] {
-    ::pthread_setname_np(::pthread_self(), name.substr(0, 15).c_str());
-    run();
-    emit(EventKind::kClosed);
-  });
   return {};
+}
+
+Result<void> ChannelThread::start(const std::string& name) {
+  name_ = name.substr(0, 15);
+  const int failed = ::pthread_create(&thread_, nullptr, entry, this);
+  if (failed != 0) {
+    errno = failed;
+    return Error::from_errno("pthread_create", "starting the thread %s failed: is the limit of "
+                             "threads (ulimit -u, or the container's) reached?", name_.c_str());
+  }
+  joinable_ = true;
+  thread_entry_.emplace(Resource::kThread);
+  return {};
+}
+
+void* ChannelThread::entry(void* self) {
+  auto& channel = *static_cast<ChannelThread*>(self);
+  ::pthread_setname_np(::pthread_self(), channel.name_.c_str());
+  channel.run();
+  channel.emit(EventKind::kClosed);
+  return nullptr;
 }
 
 void ChannelThread::destroy() {
@@ -28,12 +43,12 @@ void ChannelThread::destroy() {
 }
 
 void ChannelThread::join() {
-  if (thread_.joinable()) {
-    thread_.join();
-    release_resources();
-    stop_fd_.reset();
-    thread_entry_.reset();
-  }
+  if (!joinable_) return;
+  joinable_ = false;
+  ::pthread_join(thread_, nullptr);
+  release_resources();
+  stop_fd_.reset();
+  thread_entry_.reset();
 }
 
 void ChannelThread::fail(const Error& error) {

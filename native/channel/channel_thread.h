@@ -3,10 +3,11 @@
 // destroyed only after join().
 #pragma once
 
+#include <pthread.h>
+
 #include <atomic>
 #include <optional>
 #include <string>
-#include <thread>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -31,7 +32,10 @@ class ChannelThread {
   void join();
 
  protected:
-  // Starts the thread, named `name` (at most 15 bytes, prctl(2)). Fails where the eventfd or the
+  // Makes what destroy() needs; before another thread can know of this object (a lease can be
+  // revoked as soon as it is there). Fails where the eventfd cannot be had.
+  Result<void> prepare();
+  // Starts the thread, named `name` (at most 15 bytes, prctl(2)); after prepare(). Fails where the
   // thread cannot be had.
   Result<void> start(const std::string& name);
   virtual void run() = 0;            // channel thread; returns when all is done
@@ -49,13 +53,18 @@ class ChannelThread {
   [[nodiscard]] int stop_fd() const { return stop_fd_.get(); }
 
  private:
+  static void* entry(void* self);
+
   Wakeup& wakeup_;  // of the environment, which outlives its channels
   std::atomic<bool> stop_{false};
   EventRing events_;
   std::optional<Error> error_;  // channel thread until kFailed is pushed, then immutable
   UniqueFd stop_fd_;            // eventfd, readable once stopped
   std::optional<CensusEntry> thread_entry_;
-  std::thread thread_;
+  // JavaScript thread. Not std::thread, which throws where there is no thread to be had.
+  std::string name_;
+  pthread_t thread_{};
+  bool joinable_ = false;
 };
 
 }  // namespace multifd

@@ -76,6 +76,7 @@ Result<std::unique_ptr<Listener>> Listener::start(ListenerOptions options, Wakeu
   if (!fd) return fd.error();
   std::unique_ptr<Listener> listener(
       new Listener(std::move(options), std::move(*fd), port, wakeup));
+  if (auto prepared = listener->prepare(); !prepared) return prepared.error();
   if (auto started = listener->ChannelThread::start("multifd-listen"); !started) {
     return started.error();
   }

@@ -23,6 +23,7 @@ Result<std::unique_ptr<ReceiveChannel>> ReceiveChannel::start(UniqueFd fd,
                                                               Wakeup& wakeup) {
   std::unique_ptr<ReceiveChannel> channel(
       new ReceiveChannel(std::move(fd), options, std::move(group), wakeup));
+  if (auto prepared = channel->prepare(); !prepared) return prepared.error();
   auto lease = channel->group_->memory->lease([raw = channel.get()] { raw->destroy(); });
   if (!lease) return lease.error();
   channel->lease_.emplace(std::move(*lease));

@@ -19,6 +19,7 @@ Result<std::unique_ptr<SendChannel>> SendChannel::start(SendChannelOptions optio
   if (group->ram->tracker().wants_sent_copies()) options.zero_copy = false;
   std::unique_ptr<SendChannel> channel(
       new SendChannel(std::move(options), std::move(group), wakeup));
+  if (auto prepared = channel->prepare(); !prepared) return prepared.error();
   auto lease = channel->group_->ram->memory().lease([raw = channel.get()] { raw->destroy(); });
   if (!lease) return lease.error();
   channel->lease_.emplace(std::move(*lease));
