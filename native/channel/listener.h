@@ -3,6 +3,7 @@
 // bytes are still there for its reader. A connection has a limited time to say what it is.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
