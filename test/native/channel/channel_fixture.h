@@ -100,6 +100,26 @@ inline std::shared_ptr<GuestMemory> make_memory(size_t size_bytes, bool memfd = 
   return *memory;
 }
 
+enum class TrackerKind { kUserfaultfd, kVmm, kHash };
+
+struct Tracked {
+  std::unique_ptr<DirtyTracker> tracker;
+  std::shared_ptr<VmmDirtyLog> log;  // null: the tracker sees writes by itself
+};
+
+// Skips the test where the kernel has no such tracker.
+inline Tracked make_tracker(TrackerKind kind, const std::shared_ptr<GuestMemory>& memory) {
+  if (kind == TrackerKind::kVmm) {
+    auto made = make_vmm_tracker(memory);
+    CHECK_OK(made);
+    return {std::move(made->tracker), made->log};
+  }
+  auto made = kind == TrackerKind::kHash ? make_hash_tracker(memory) : make_uffd_tracker(memory);
+  if (!made && made.error().code == ErrorCode::kUnsupported) SKIP(made.error().detail);
+  CHECK_OK(made);
+  return {std::move(*made), nullptr};
+}
+
 // Both ends are ours here, but their threads are not: what the test writes and reads of guest
 // memory races with them by design.
 __attribute__((no_sanitize("thread"))) inline void fill_page(uint8_t* page, uint64_t value) {

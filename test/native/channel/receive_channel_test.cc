@@ -237,8 +237,8 @@ TEST("a stream cut at any byte is an orderly end between packets and an error in
   // Inside a payload every 61st byte is enough: there are no fields.
   for (size_t size = 0; size <= whole.size(); size += size < kRamHeaderSize + 64 ? 1 : 61) {
     const bool between = std::ranges::find(ends, size) != ends.end();
-    const Outcome outcome = receive(guarded, Bytes(whole.begin(), whole.begin() +
-                                                                      static_cast<ptrdiff_t>(size)));
+    const Bytes cut(whole.begin(), whole.begin() + static_cast<ptrdiff_t>(size));
+    const Outcome outcome = receive(guarded, cut);
     CHECK_EQ(outcome.peer_ended, between);
     CHECK_EQ(outcome.error.has_value(), !between);
     if (outcome.error) CHECK(outcome.error->code == ErrorCode::kPeerClosed);

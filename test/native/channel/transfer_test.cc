@@ -1,34 +1,12 @@
 // Tests of sending and receiving channels together, over loopback: every page arrives, a SYNC holds
 // back what is behind it, and whatever ends a channel, nothing of it is left.
-#include <sys/socket.h>
-
 #include <map>
-#include <thread>
 
 #include "channel_fixture.h"
 
 namespace {
 
 using namespace fixture;  // NOLINT
-
-enum class TrackerKind { kUserfaultfd, kVmm, kHash };
-
-struct Tracked {
-  std::unique_ptr<DirtyTracker> tracker;
-  std::shared_ptr<VmmDirtyLog> log;  // null: the tracker sees writes by itself
-};
-
-Tracked make_tracker(TrackerKind kind, const std::shared_ptr<GuestMemory>& memory) {
-  if (kind == TrackerKind::kVmm) {
-    auto made = make_vmm_tracker(memory);
-    CHECK_OK(made);
-    return {std::move(made->tracker), made->log};
-  }
-  auto made = kind == TrackerKind::kHash ? make_hash_tracker(memory) : make_uffd_tracker(memory);
-  if (!made && made.error().code == ErrorCode::kUnsupported) SKIP(made.error().detail);
-  CHECK_OK(made);
-  return {std::move(*made), nullptr};
-}
 
 // N channels between two guests' memories, driven from the test's thread as JavaScript would.
 class Migration {
@@ -188,7 +166,8 @@ void migrate(const Migration::Setup& setup) {
       if (round == 2) break;
       for (int i = 0; i < 300; ++i) {
         // Some pages become zero, some are written back.
-        migration.write(random.below(migration.pages()), random.below(4) == 0 ? 0 : random.next() | 1);
+        const uint64_t value = random.below(4) == 0 ? 0 : random.next() | 1;
+        migration.write(random.below(migration.pages()), value);
       }
     }
     migration.close();
@@ -267,154 +246,6 @@ TEST("channels that are dropped in the middle leave nothing behind") {
     }
   }
   before.expect_unchanged();
-}
-
-// A source in front of a peer that took the connection and never reads.
-void stall(bool zero_copy, TrackerKind kind) {
-  const CensusCheck before;
-  {
-    const PlainListener listener;
-    const auto memory = make_memory(32 << 20);
-    const uint64_t pages = memory->blocks()[0].page_count();
-    for (uint64_t page = 0; page < pages; ++page) {
-      fill_page(memory->blocks()[0].host() + page * kPageSize, page + 1);
-    }
-    auto ram = RamState::create(memory, make_tracker(kind, memory).tracker);
-    CHECK_OK(ram);
-    CHECK_OK((*ram)->start());
-    CHECK_OK((*ram)->begin_round());
-    SendCells cells{};
-    TestWakeup wakeup;
-    auto channel = SendChannel::start({.endpoint = listener.endpoint(),
-                                       .initial = {},
-                                       .zero_copy = zero_copy,
-                                       .high_water_bytes = 16 << 20,
-                                       .low_water_bytes = 8 << 20,
-                                       .counters = cells.data()},
-                                      std::make_shared<SendGroup>(*ram), wakeup);
-    CHECK_OK(channel);
-    InitialPacket initial;
-    const UniqueFd peer = listener.accept_channel(initial);
-    wakeup.expect(**channel, EventKind::kReady);
-    for (const Extent& extent : (*ram)->plan(32 << 20)) CHECK((*channel)->submit_extent(extent));
-    while (cell(cells, SendCounter::kSentBytes) < (2 << 20)) std::this_thread::yield();
-    (*channel)->destroy();
-    wakeup.expect(**channel, EventKind::kClosed);
-    (*channel)->join();
-    CHECK(!(*channel)->error());
-  }
-  before.expect_unchanged();
-}
-
-TEST("a channel destroyed in front of a stalled peer ends, with everything released: copied") {
-  stall(false, TrackerKind::kVmm);
-}
-
-TEST("a channel destroyed in front of a stalled peer ends, with everything released: zero-copy") {
-  stall(true, TrackerKind::kVmm);
-}
-
-TEST("hashed copies are not overwritten while a stalled connection still holds them") {
-  // The peer reads only when everything that fits into the sockets was sent: what it reads then
-  // was queued by the kernel for a while.
-  const PlainListener listener;
-  const auto memory = make_memory(8 << 20);
-  const RamBlock& block = memory->blocks()[0];
-  for (uint64_t page = 0; page < block.page_count(); ++page) {
-    fill_page(block.host() + page * kPageSize, (page + 1) << 20);
-  }
-  auto ram = RamState::create(memory, make_tracker(TrackerKind::kHash, memory).tracker);
-  CHECK_OK(ram);
-  CHECK_OK((*ram)->start());
-  CHECK_OK((*ram)->begin_round());
-  SendCells cells{};
-  TestWakeup wakeup;
-  auto channel = SendChannel::start({.endpoint = listener.endpoint(),
-                                     .initial = {},
-                                     .zero_copy = true,
-                                     .high_water_bytes = 64 << 20,
-                                     .low_water_bytes = 0,
-                                     .counters = cells.data()},
-                                    std::make_shared<SendGroup>(*ram), wakeup);
-  CHECK_OK(channel);
-  InitialPacket initial;
-  const UniqueFd peer = listener.accept_channel(initial);
-  wakeup.expect(**channel, EventKind::kReady);
-  for (const Extent& extent : (*ram)->plan(32 << 20)) CHECK((*channel)->submit_extent(extent));
-  while (cell(cells, SendCounter::kSentBytes) < (2 << 20)) std::this_thread::yield();
-  RamHeader header;
-  std::array<uint8_t, kRamHeaderSize> header_bytes;
-  std::vector<uint8_t> page_bytes(kPageSize);
-  for (uint64_t seen = 0; seen < block.page_count();) {
-    CHECK_EQ(recv(peer.get(), header_bytes.data(), header_bytes.size(), MSG_WAITALL),
-             static_cast<ssize_t>(header_bytes.size()));
-    CHECK_OK(parse_ram_header(header_bytes, header));
-    for (uint32_t i = 0; i < header.normal_pages; ++i, ++seen) {
-      CHECK_EQ(recv(peer.get(), page_bytes.data(), page_bytes.size(), MSG_WAITALL),
-               static_cast<ssize_t>(page_bytes.size()));
-      CHECK(page_holds(page_bytes.data(), (header.offsets[i] / kPageSize + 1) << 20));
-    }
-  }
-}
-
-TEST("memory that is revoked stops the channels that use it") {
-  const CensusCheck before;
-  {
-    const auto memory = make_memory(1 << 20);
-    auto group = ReceiveGroup::create(memory);
-    CHECK_OK(group);
-    auto [ours, theirs] = unix_pair();
-    ReceiveCells cells{};
-    TestWakeup wakeup;
-    auto channel = ReceiveChannel::start(
-        std::move(theirs), {.channel_id = 0, .counters = cells.data()}, *group, wakeup);
-    CHECK_OK(channel);
-    memory->revoke();
-    wakeup.expect(**channel, EventKind::kClosed);
-    auto [second, other] = unix_pair();
-    CHECK(!ReceiveChannel::start(std::move(other), {.channel_id = 1, .counters = cells.data()},
-                                 *group, wakeup));
-  }
-  before.expect_unchanged();
-}
-
-TEST("a connection that is refused fails the channel with a sentence that names the address") {
-  Endpoint nobody;
-  {
-    const PlainListener listener;
-    nobody = listener.endpoint();
-  }
-  const auto memory = make_memory(1 << 20);
-  auto ram = RamState::create(memory, make_tracker(TrackerKind::kVmm, memory).tracker);
-  CHECK_OK(ram);
-  SendCells cells{};
-  TestWakeup wakeup;
-  auto channel =
-      SendChannel::start({.endpoint = nobody, .initial = {}, .counters = cells.data()},
-                         std::make_shared<SendGroup>(*ram), wakeup);
-  CHECK_OK(channel);
-  wakeup.expect(**channel, EventKind::kFailed);
-  CHECK(std::string((*channel)->error()->detail).find(nobody.text) != std::string::npos);
-  wakeup.expect(**channel, EventKind::kClosed);
-}
-
-TEST("more commands than there are credits for are refused") {
-  const PlainListener listener;
-  const auto memory = make_memory(1 << 20);
-  auto ram = RamState::create(memory, make_tracker(TrackerKind::kVmm, memory).tracker);
-  CHECK_OK(ram);
-  SendCells cells{};
-  TestWakeup wakeup;
-  auto channel = SendChannel::start(
-      {.endpoint = listener.endpoint(), .initial = {}, .counters = cells.data()},
-      std::make_shared<SendGroup>(*ram), wakeup);
-  CHECK_OK(channel);
-  wakeup.expect(**channel, EventKind::kReady);
-  (*channel)->destroy();  // nobody takes a command any more
-  wakeup.expect(**channel, EventKind::kClosed);
-  int accepted = 0;
-  while (accepted < 1000 && (*channel)->submit_sync()) ++accepted;
-  CHECK(accepted < 20);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // Tests of the notification parser with control messages that a kernel could never be asked for.
-// Every buffer is a heap allocation of the exact size, so that AddressSanitizer sees a byte too far.
+// Every buffer is on the heap and of the exact size: AddressSanitizer sees a byte too far.
 #include <netinet/in.h>
 
 #include <algorithm>
