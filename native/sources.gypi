@@ -29,7 +29,8 @@
       "native/binding/convert.cc",
       "native/binding/environment.cc",
       "native/binding/guest_memory.cc",
-      "native/binding/ram_state.cc"
+      "native/binding/ram_state.cc",
+      "native/binding/wire_codec.cc"
     ]
   }
 }

@@ -6,6 +6,7 @@
 #include "binding/environment.h"
 #include "binding/guest_memory.h"
 #include "binding/ram_state.h"
+#include "binding/wire_codec.h"
 #include "channel/counters.h"
 
 namespace multifd::binding {
@@ -71,6 +72,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("createReceiveGroup", ReceiveGroupWrap::create);
   add("startReceiveChannel", ReceiveChannelWrap::create);
   add("startListener", ListenerWrap::create);
+  add("encodeInitialPacket", encode_initial_packet);
+  add("parseInitialPacket", parse_initial_packet);
+  add("encodeRamHeader", encode_ram_header);
+  add("parseRamHeader", parse_ram_header);
   return exports;
 }
 

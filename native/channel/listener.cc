@@ -244,11 +244,7 @@ Result<bool> Listener::read_initial(Pending& pending, InitialPacket& out) {
   }
   got = ::recv(pending.fd.get(), bytes.data(), bytes.size(), 0);  // the bytes just seen
   auto parsed = parse_initial_packet(bytes);
-  if (!parsed) {
-    Error error = parsed.error();
-    error.code = ErrorCode::kHandshake;
-    return error;
-  }
+  if (!parsed) return parsed.error();
   out = *parsed;
   return got == static_cast<ssize_t>(bytes.size());
 }

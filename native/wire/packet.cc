@@ -35,16 +35,15 @@ uint64_t get64(const uint8_t* at) {
   return __builtin_bswap64(value);
 }
 
-Error wrong_magic(uint32_t magic) {
-  return Error::make(ErrorCode::kProtocol,
+Error wrong_magic(ErrorCode code, uint32_t magic) {
+  return Error::make(code,
                      "got magic 0x%08x, expected 0x%08x (a multifd packet): the peer is not a "
                      "multifd source, or the stream lost its place",
                      magic, kMultifdMagic);
 }
 
-Error wrong_version(uint32_t version) {
-  return Error::make(ErrorCode::kProtocol, "got multifd version %u, expected %u", version,
-                     kMultifdVersion);
+Error wrong_version(ErrorCode code, uint32_t version) {
+  return Error::make(code, "got multifd version %u, expected %u", version, kMultifdVersion);
 }
 
 }  // namespace
@@ -59,14 +58,18 @@ void fill_initial_packet(std::span<uint8_t, kInitialPacketSize> out, const Initi
 
 Result<InitialPacket> parse_initial_packet(std::span<const uint8_t, kInitialPacketSize> bytes) {
   if (const uint32_t magic = get32(bytes.data()); magic != kMultifdMagic) {
-    return wrong_magic(magic);
+    return wrong_magic(ErrorCode::kHandshake, magic);
   }
   if (const uint32_t version = get32(bytes.data() + 4); version != kMultifdVersion) {
-    return wrong_version(version);
+    return wrong_version(ErrorCode::kHandshake, version);
   }
   InitialPacket packet;
   std::copy_n(bytes.data() + kAtUuid, packet.uuid.size(), packet.uuid.begin());
   packet.channel_id = bytes[kAtChannelId];
+  if (packet.channel_id >= kChannelsMax) {
+    return Error::make(ErrorCode::kHandshake, "got an initial packet of channel %u, expected 0 to %u",
+                       unsigned{packet.channel_id}, kChannelsMax - 1);
+  }
   return packet;
 }
 
@@ -95,9 +98,11 @@ void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& pa
 
 Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, RamHeader& out) {
   const uint8_t* const at = bytes.data();
-  if (const uint32_t magic = get32(at); magic != kMultifdMagic) return wrong_magic(magic);
+  if (const uint32_t magic = get32(at); magic != kMultifdMagic) {
+    return wrong_magic(ErrorCode::kProtocol, magic);
+  }
   if (const uint32_t version = get32(at + 4); version != kMultifdVersion) {
-    return wrong_version(version);
+    return wrong_version(ErrorCode::kProtocol, version);
   }
   out.flags = get32(at + kAtFlags);
   out.packet_num = get64(at + kAtPacketNum);
@@ -128,6 +133,11 @@ Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, Ra
   if (out.pages() == 0) return {};
   std::memcpy(out.block_bytes.data(), at + kAtBlock, kBlockNameSize);
   out.block_size = strnlen(out.block_bytes.data(), kBlockNameSize - 1);
+  if (out.block_size == 0) {
+    return Error::make(ErrorCode::kProtocol,
+                       "got %u pages of a RAM block without a name, expected 1 to %zu bytes",
+                       out.pages(), kBlockNameSize - 1);
+  }
   for (uint32_t i = 0; i < out.pages(); ++i) out.offsets[i] = get64(at + kAtOffsets + 8 * i);
   return {};
 }

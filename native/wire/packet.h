@@ -21,6 +21,8 @@ inline constexpr uint32_t kFlagCompressionMask = 0x3E;
 inline constexpr uint32_t kFlagDeviceState = 0x40;
 
 inline constexpr size_t kInitialPacketSize = 64;
+// QEMU's range of multifd-channels is 1 to 255, so channel 255 never exists.
+inline constexpr unsigned kChannelsMax = 255;
 // MULTIFD_PACKET_SIZE (512 KiB) over the page size.
 inline constexpr uint32_t kPacketPagesMax = 128;
 inline constexpr size_t kRamHeaderSize = 320 + 8 * kPacketPagesMax;
@@ -31,6 +33,7 @@ struct InitialPacket {
   uint8_t channel_id = 0;
 };
 
+// Parsing refuses with kHandshake: whoever sent it is not the peer that was expected.
 void fill_initial_packet(std::span<uint8_t, kInitialPacketSize> out, const InitialPacket& packet);
 Result<InitialPacket> parse_initial_packet(std::span<const uint8_t, kInitialPacketSize> bytes);
 

@@ -147,6 +147,23 @@ export interface NativeAddon {
   startListener(
     options: NativeEndpoint & { identifyTimeoutMs: number },
   ): NativeListener | NativeError
+  /** The codec of native/wire, exported for test/wire/native-packet.test.ts alone. */
+  encodeInitialPacket(packet: { uuid: Uint8Array; channelId: number }): Uint8Array | NativeError
+  parseInitialPacket(bytes: Uint8Array): { uuid: Uint8Array; channelId: number } | NativeError
+  encodeRamHeader(packet: NativeRamHeader<number, string>): Uint8Array | NativeError
+  parseRamHeader(
+    bytes: Uint8Array,
+    usedLength: number,
+  ): NativeRamHeader<bigint, Uint8Array> | NativeError
+}
+
+/** The native packet codec's view of a RAM packet; only its comparison with src/wire uses it. */
+export interface NativeRamHeader<PacketNum, Block> {
+  flags: number
+  packetNum: PacketNum
+  block: Block
+  normal: number[]
+  zero: number[]
 }
 
 /** Makes the exception of a native error; `about` says what was being done. */

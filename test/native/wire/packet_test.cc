@@ -83,7 +83,15 @@ TEST("an initial packet with another magic or version is refused") {
   bytes[7] = 2;
   const auto parsed = multifd::parse_initial_packet(bytes);
   CHECK(!parsed);
-  CHECK(parsed.error().code == ErrorCode::kProtocol);
+  CHECK(parsed.error().code == ErrorCode::kHandshake);
+}
+
+TEST("an initial packet of channel 255, which never exists, is refused") {
+  InitialBytes bytes;
+  multifd::fill_initial_packet(bytes, {.uuid = {}, .channel_id = 255});
+  const auto parsed = multifd::parse_initial_packet(bytes);
+  CHECK(!parsed);
+  CHECK(parsed.error().code == ErrorCode::kHandshake);
 }
 
 TEST("a RAM header is parsed as it was filled, for every mix of normal and zero pages") {
