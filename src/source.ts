@@ -287,6 +287,7 @@ class OutgoingSession implements Migration {
   }
 
   #report(): void {
+    if (!this.#progress.watched) return
     const before = this.#lastProgress
     const elapsedMs = performance.now() - this.#startedMs
     const seconds = Math.max((elapsedMs - (before?.elapsedMs ?? 0)) / 1000, 1e-3)

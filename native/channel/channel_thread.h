@@ -43,9 +43,11 @@ class ChannelThread {
   virtual void release_resources() {}  // JavaScript thread, after the thread ended
 
   void emit(EventKind kind, double value = 0) {
-    events_.push({kind, value});
+    emit_quietly(kind, value);
     wakeup_.notify();
   }
+  // Leaves the event to be read with the next one: for what nobody waits for yet.
+  void emit_quietly(EventKind kind, double value) { events_.push({kind, value}); }
   // Records the first error; one that only says that we were told to stop is not an error.
   void fail(const Error& error);
   [[nodiscard]] bool stopping() const { return stop_.load(std::memory_order_relaxed); }

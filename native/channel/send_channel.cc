@@ -145,8 +145,14 @@ Result<void> SendChannel::execute(const Command& command, ExtentSender& sender, 
   if (auto sent = sync ? sender.send_sync() : sender.send(command.extent); !sent) return sent;
   counters_.set(SendCounter::kCpuNanoseconds, thread_cpu_nanoseconds());
   publish(engine, sender.counters());
-  emit(sync ? EventKind::kSyncDone : EventKind::kExtentDone,
-       static_cast<double>(engine.counters().sent_bytes - sent_before));
+  const auto wire_bytes = static_cast<double>(engine.counters().sent_bytes - sent_before);
+  if (sync) {
+    emit(EventKind::kSyncDone, wire_bytes);
+  } else if (queued() > kQuietQueue) {
+    emit_quietly(EventKind::kExtentDone, wire_bytes);
+  } else {
+    emit(EventKind::kExtentDone, wire_bytes);
+  }
   return {};
 }
 

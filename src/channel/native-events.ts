@@ -33,17 +33,19 @@ export function listen(thread: NativeThread, listener: Listener): void {
   setImmediate(deliver)
 }
 
+function deliverOne(at: number): void {
+  const handle = events[at] ?? 0
+  const kind = events[at + 1] ?? 0
+  const listener = listeners.get(handle)
+  if (kind === EVENT.CLOSED) listeners.delete(handle)
+  listener?.(kind, events[at + 2] ?? 0)
+}
+
+// Never nested: nothing that a listener does delivers events before it returns.
 function deliver(): void {
   let used: number
   do {
     used = native().drain(events)
-    // A copy: a listener may lead to another delivery.
-    const batch = events.slice(0, used)
-    for (let at = 0; at < used; at += 3) {
-      const [handle = 0, kind = 0, value = 0] = batch.subarray(at, at + 3)
-      const listener = listeners.get(handle)
-      if (kind === EVENT.CLOSED) listeners.delete(handle)
-      listener?.(kind, value)
-    }
+    for (let at = 0; at < used; at += 3) deliverOne(at)
   } while (used === events.length)
 }

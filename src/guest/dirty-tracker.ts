@@ -66,6 +66,7 @@ export class DirtyLog {
 
   /** @internal The migration is over: marks cost nothing again. */
   end(): void {
+    this.#native?.close()
     this.#native = undefined
   }
 }

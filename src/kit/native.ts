@@ -69,6 +69,8 @@ export interface NativeGuestMemory {
 export interface NativeDirtyLog {
   mark(block: number, firstPage: number, pageCount: number): void
   orBytes(block: number, firstPage: number, bytes: Uint8Array): void
+  /** Gives the bitmaps back; what is marked afterwards goes nowhere. */
+  close(): void
 }
 
 export interface NativeRamState {

@@ -10,6 +10,12 @@ export class ProgressStream implements AsyncIterable<MigrationProgress> {
   #events: MigrationProgress[] = []
   #arrived: Deferred<void> = deferred()
   #end: Promise<unknown> | undefined
+  #watched = false
+
+  /** Somebody iterates: until then nothing needs to be built. */
+  get watched(): boolean {
+    return this.#watched
+  }
 
   push(event: MigrationProgress): void {
     // Only a change of status or round is worth a place of its own.
@@ -27,6 +33,7 @@ export class ProgressStream implements AsyncIterable<MigrationProgress> {
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<MigrationProgress, void, void> {
+    this.#watched = true
     for (;;) {
       const event = this.#events.shift()
       if (event !== undefined) {

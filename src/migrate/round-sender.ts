@@ -25,6 +25,7 @@ export class RoundSender {
   readonly #flush: FlushControl | undefined
   #done: Deferred<void> = deferred()
   #timer: NodeJS.Timeout | undefined
+  #pumpQueued = false
   #stopped = false
 
   constructor(options: {
@@ -64,7 +65,7 @@ export class RoundSender {
     if (this.#stopped) return
     this.#scheduler.extentDone(channelId, wireBytes, performance.now())
     this.#adjust(channelId)
-    this.#pump()
+    this.#pumpSoon()
   }
 
   syncDone(channelId: number): void {
@@ -78,6 +79,16 @@ export class RoundSender {
     this.#stopped = true
     clearTimeout(this.#timer)
     this.#timer = undefined
+  }
+
+  /** Events come in batches: one pass of the scheduler serves all of a batch. */
+  #pumpSoon(): void {
+    if (this.#pumpQueued) return
+    this.#pumpQueued = true
+    queueMicrotask(() => {
+      this.#pumpQueued = false
+      if (!this.#stopped) this.#pump()
+    })
   }
 
   #pump(): void {
