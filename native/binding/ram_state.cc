@@ -130,6 +130,7 @@ std::vector<DirtyLogWrap::PropertyDescriptor> DirtyLogWrap::methods() {
   return {
       InstanceMethod("mark", &DirtyLogWrap::mark),
       InstanceMethod("orBytes", &DirtyLogWrap::or_bytes),
+      InstanceMethod("close", &DirtyLogWrap::close),
   };
 }
 
@@ -143,15 +144,22 @@ Napi::Value DirtyLogWrap::create(const Napi::CallbackInfo& info) {
 
 // mark(block, firstPage, pageCount); checked in TypeScript.
 void DirtyLogWrap::mark(const Napi::CallbackInfo& info) {
+  if (!state_.log) return;
   state_.log->mark(static_cast<uint32_t>(to_uint64(info[0])), to_range(info[1], info[2]));
 }
 
 // orBytes(block, firstPage, Uint8Array).
 void DirtyLogWrap::or_bytes(const Napi::CallbackInfo& info) {
-  if (!info[2].IsTypedArray()) return;
+  if (!state_.log || !info[2].IsTypedArray()) return;
   const auto bytes = info[2].As<Napi::Uint8Array>();
   state_.log->or_bytes(static_cast<uint32_t>(to_uint64(info[0])), to_uint64(info[1]),
                        bytes.Data(), bytes.ByteLength());
+}
+
+// Gives the bitmaps back at once instead of when the object is collected.
+void DirtyLogWrap::close(const Napi::CallbackInfo&) {
+  state_ = VmmTracker();
+  drop_kept();
 }
 
 }  // namespace multifd::binding

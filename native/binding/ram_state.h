@@ -48,6 +48,7 @@ class DirtyLogWrap : public Wrapped<DirtyLogWrap, VmmTracker> {
  private:
   void mark(const Napi::CallbackInfo& info);
   void or_bytes(const Napi::CallbackInfo& info);
+  void close(const Napi::CallbackInfo& info);
 };
 
 }  // namespace multifd::binding
