@@ -82,6 +82,7 @@ export class MigrationDestination implements AsyncDisposable {
   async close(): Promise<void> {
     this.#session.close()
     await this.completed.catch(() => {})
+    await this.#session.released
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -109,6 +110,7 @@ class IncomingSession {
   #channels: ReceiveChannel[] = []
   #syncs: SyncCollector | undefined
   #incoming: Incoming | undefined
+  #released: Promise<void> = Promise.resolve()
 
   constructor(settings: DestinationSettings, endpoint: NativeEndpoint) {
     this.#settings = settings
@@ -127,6 +129,11 @@ class IncomingSession {
   get receivedBytes(): number {
     const multifd = this.#channels.reduce((sum, channel) => sum + channel.receivedBytes, 0)
     return multifd + (this.#wire?.readBytes ?? 0)
+  }
+
+  /** Everything is given back; once `run` has settled. */
+  get released(): Promise<void> {
+    return this.#released
   }
 
   close(): void {
@@ -150,16 +157,24 @@ class IncomingSession {
       this.#status.enter('device')
       this.#status.enter('completed')
       const result = this.#finish()
-      await this.#wire?.close()
+      // The guest may run from here on, and must not wait for the source's last words.
+      this.#released = this.#closeInOrder()
       return result
     } catch (thrown) {
-      throw this.#failed(asMultifdError(thrown))
+      const error = this.#failed(asMultifdError(thrown))
+      this.#released = this.#release()
+      await this.#released // the next attempt finds everything given back
+      throw error
     } finally {
       clearTimeout(this.#handshakeTimer)
       watchdog.stop()
       unfollow()
-      await this.#release()
     }
+  }
+
+  async #closeInOrder(): Promise<void> {
+    await this.#wire?.close()
+    await this.#release()
   }
 
   /** From nothing to running channels: main, its configuration, N introductions, emptied memory. */

@@ -5,6 +5,7 @@ import { lockedMemoryLimitBytes } from './channel/locked-memory.ts'
 import { SendChannel } from './channel/send-channel.ts'
 import { parseUri, resolveUri } from './channel/uri.ts'
 import { DirtyLog, openRamState, type TrackerChoice } from './guest/dirty-tracker.ts'
+import { type Deferred, deferred } from './kit/deferred.ts'
 import { MultifdError } from './kit/errors.ts'
 import { checked, type NativeEndpoint, type NativeSendGroup, native } from './kit/native.ts'
 import { refuseUnknown } from './kit/options.ts'
@@ -65,12 +66,11 @@ export class MigrationSource {
     if (this.#running !== undefined || this.#settings.memory.migrating !== undefined) {
       throw new MultifdError('ERR_MULTIFD_STATE', 'a migration of this memory is running already')
     }
-    const session = new OutgoingSession(this.#settings)
-    this.#running = session
-    const resolved = (): Promise<NativeEndpoint> => resolveUri(parsed, this.#settings)
-    session.start(resolved, options.signal).finally(() => {
+    const session = new OutgoingSession(this.#settings, () => {
       this.#running = undefined
     })
+    this.#running = session
+    session.start(() => resolveUri(parsed, this.#settings), options.signal)
     return session
   }
 }
@@ -78,6 +78,8 @@ export class MigrationSource {
 /** One attempt, with everything that it opened. */
 class OutgoingSession implements Migration {
   readonly #settings: SourceSettings
+  /** Called when everything is given back, before `result` settles: the next may start at once. */
+  readonly #ended: () => void
   readonly #status = new StatusMachine('source')
   readonly #first = new FirstError('source')
   readonly #aborted = new AbortController()
@@ -93,14 +95,16 @@ class OutgoingSession implements Migration {
   #sender: RoundSender | undefined
   #outgoing: Outgoing | undefined
   #lastProgress: MigrationProgress | undefined
-  #result: Promise<MigrationResult> | undefined
+  #unfollow: () => void = () => {}
+  readonly #result: Deferred<MigrationResult> = deferred()
 
-  constructor(settings: SourceSettings) {
+  constructor(settings: SourceSettings, ended: () => void) {
     this.#settings = settings
+    this.#ended = ended
   }
 
   get result(): Promise<MigrationResult> {
-    return this.#result ?? Promise.reject(new MultifdError('ERR_MULTIFD_STATE', 'not started'))
+    return this.#result.promise
   }
   get status(): MigrationStatus {
     return this.#status.status
@@ -109,22 +113,16 @@ class OutgoingSession implements Migration {
     return this.#progress[Symbol.asyncIterator]()
   }
 
-  /** Settles, never rejects, when everything is given back. */
-  async start(
-    resolve: () => Promise<NativeEndpoint>,
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
-    this.#result = this.#run(resolve, signal)
-    await this.#result.catch(() => {})
-    this.#progress.end(this.#result)
+  start(resolve: () => Promise<NativeEndpoint>, signal: AbortSignal | undefined): void {
+    this.#unfollow = this.#first.follow(signal)
+    this.#run(resolve).then(this.#result.resolve, this.#result.reject)
+    // Behind the last event, which is pushed before the result settles.
+    const end = (): void => this.#progress.end(this.#result.promise)
+    this.#result.promise.then(end, end)
   }
 
-  async #run(
-    resolve: () => Promise<NativeEndpoint>,
-    signal: AbortSignal | undefined,
-  ): Promise<MigrationResult> {
+  async #run(resolve: () => Promise<NativeEndpoint>): Promise<MigrationResult> {
     this.#status.enter('setup')
-    const unfollow = this.#first.follow(signal)
     this.#first.promise.catch(() => this.#aborted.abort())
     const watchdog = this.#watch()
     const timer = setInterval(() => this.#report(), PROGRESS_INTERVAL_MS)
@@ -140,9 +138,10 @@ class OutgoingSession implements Migration {
     } finally {
       clearInterval(timer)
       watchdog.stop()
-      unfollow()
+      this.#unfollow()
       await this.#release()
       this.#report()
+      this.#ended()
     }
   }
 
@@ -186,6 +185,7 @@ class OutgoingSession implements Migration {
       channels: this.#channels,
       tracker,
       sender,
+      beforeCommit: () => this.#unfollow(),
     })
     return this.#outgoing
   }

@@ -7,6 +7,9 @@ import { MultifdError } from '../kit/errors.ts'
 import type { NativeConnection, NativeEndpoint } from '../kit/native.ts'
 import { formatUri } from './uri.ts'
 
+/** The migration is decided when we close: a peer that does not answer costs no more than this. */
+const LINGER_MS = 1000
+
 export interface MainChannelListener {
   data(bytes: Uint8Array): void
   /** The peer ended its stream in an orderly way. */
@@ -81,9 +84,13 @@ export class MainChannel {
     this.#socket.resume()
   }
 
-  /** Sends what is queued and our end of stream; resolves when the socket is closed. */
+  /**
+   * Sends what is queued and our end of stream, waits a second at most for the peer's; resolves when
+   * the socket is closed.
+   */
   async close(): Promise<void> {
     if (this.#socket.destroyed) return
+    const timer = setTimeout(() => this.destroy(), LINGER_MS)
     const closed = once(this.#socket, 'close').catch(() => {})
     this.#socket.end(() => {
       if (this.#socket.readableEnded) this.destroy()
@@ -91,6 +98,7 @@ export class MainChannel {
     this.#socket.resume()
     this.#socket.once('end', () => this.destroy())
     await closed
+    clearTimeout(timer)
   }
 
   /** Closes at once. */

@@ -30,6 +30,8 @@ export interface OutgoingParts {
   channels: readonly SendChannel[]
   tracker: TrackerChoice
   sender: RoundSender
+  /** The guest is about to be given up: whoever may still cancel must not any more. */
+  beforeCommit: () => void
 }
 
 export class Outgoing {
@@ -41,7 +43,8 @@ export class Outgoing {
   #dirtyBytesPerSecond = 0
   #roundBeganMs = performance.now()
   #stoppedMs: number | undefined
-  #guestStopped = false
+  /** Settles when the VMM's stop has returned; undefined while the guest runs. */
+  #stop: Promise<void> | undefined
   #committed = false
 
   constructor(parts: OutgoingParts) {
@@ -89,8 +92,11 @@ export class Outgoing {
 
   /** Before commit the guest is ours: it runs on. Called at once when the migration has failed. */
   async resumeGuest(): Promise<void> {
-    if (!this.#guestStopped || this.#committed) return
-    this.#guestStopped = false
+    const stop = this.#stop
+    if (stop === undefined || this.#committed) return
+    this.#stop = undefined
+    // Stop and resume are never called at the same time. A stop that failed may have stopped it.
+    await stop.catch(() => {})
     await callVmm('resuming the guest', () => this.#parts.settings.vmm.resume())
   }
 
@@ -158,9 +164,8 @@ export class Outgoing {
   async #stopAndSave(): Promise<SavedDevice[]> {
     const { settings, first } = this.#parts
     if (first.error !== undefined) throw first.error
-    // Set before the call: if it fails half-way, resuming is the VMM's to get right.
-    this.#guestStopped = true
-    await this.#own(callVmm('stopping the guest', () => settings.vmm.stop()))
+    this.#stop = callVmm('stopping the guest', () => settings.vmm.stop())
+    await this.#own(this.#stop)
     this.#stoppedMs = performance.now()
     const saved: SavedDevice[] = []
     for (const device of settings.devices) {
@@ -181,10 +186,11 @@ export class Outgoing {
   }
 
   async #handOver(): Promise<void> {
-    const { first, status, wire } = this.#parts
+    const { beforeCommit, first, status, wire } = this.#parts
     await this.#unless(wire.ready)
     // No await between this look and the flag: what failed before it resumes, what fails after not.
     if (first.error !== undefined) throw first.error
+    beforeCommit()
     this.#committed = true
     try {
       await this.#unless(wire.commit())
