@@ -213,7 +213,12 @@ Result<Listener::Identity> Listener::identify(Pending& pending) {
   std::memcpy(&magic, first.data(), first.size());
   magic = __builtin_bswap32(magic);
   pending.partial = static_cast<size_t>(got) < first.size();
-  if (pending.partial && !hung_up(pending.fd.get())) return Identity::kUnknown;
+  if (pending.partial) {
+    if (!hung_up(pending.fd.get())) return Identity::kUnknown;
+    return Error::make(ErrorCode::kHandshake,
+                       "the connection from %s closed after %s, before it said what it is",
+                       pending.peer.c_str(), quote(first.data(), static_cast<size_t>(got)).c_str());
+  }
   if (magic == kQemuFileMagic) return Identity::kMain;
   if (magic == kMultifdMagic) {
     pending.is_multifd = true;
