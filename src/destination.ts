@@ -111,6 +111,8 @@ class IncomingSession {
   #syncs: SyncCollector | undefined
   #incoming: Incoming | undefined
   #released: Promise<void> = Promise.resolve()
+  /** Native work on the guest memory: it cannot be called off, only waited for. */
+  #emptying: Promise<unknown> = Promise.resolve()
 
   constructor(settings: DestinationSettings, endpoint: NativeEndpoint) {
     this.#settings = settings
@@ -148,7 +150,7 @@ class IncomingSession {
       // Nobody connected yet: there is no peer to be silent.
       progress: () => (this.#channels.length === 0 ? performance.now() : this.receivedBytes),
       deepProgress: () => 0,
-      expired: (error) => this.#first.set(this.#explain(error)),
+      expired: (error) => this.#first.set(error),
     })
     try {
       const incoming = await this.#gather(watchdog)
@@ -161,7 +163,7 @@ class IncomingSession {
       this.#released = this.#closeInOrder()
       return result
     } catch (thrown) {
-      const error = this.#failed(asMultifdError(thrown))
+      const error = this.#failed(this.#explain(asMultifdError(thrown)))
       this.#released = this.#release()
       await this.#released // the next attempt finds everything given back
       throw error
@@ -181,21 +183,22 @@ class IncomingSession {
   async #gather(watchdog: Watchdog): Promise<Incoming> {
     const { memory, memoryIsZero } = this.#settings
     const main = await this.#first.unless(this.#mainArrived.promise)
-    const wire = new IncomingWire(main, (error) => this.#first.set(this.#explain(error)))
+    const wire = new IncomingWire(main, (error) => this.#first.set(error))
     this.#wire = wire
     await this.#expectChannels(await this.#readConfiguration(wire))
     if (!memoryIsZero) {
-      const emptied = await this.#first.unless(memory.native.empty())
-      checked(emptied, 'emptying the guest memory failed')
+      const emptying = memory.native.empty()
+      this.#emptying = emptying
+      checked(await this.#first.unless(emptying), 'emptying the guest memory failed')
     }
     await this.#first.unless(this.#allArrived.promise)
-    clearTimeout(this.#handshakeTimer)
     await this.#acceptor.destroy()
     this.#openChannels()
     const syncs = new SyncCollector(this.#channels)
     this.#syncs = syncs
     const { settings, first } = { settings: this.#settings, first: this.#first }
-    this.#incoming = new Incoming({ settings, first, watchdog, wire, syncs })
+    const stopReceiving = (): Promise<void> => this.#stopReceiving()
+    this.#incoming = new Incoming({ settings, first, watchdog, wire, syncs, stopReceiving })
     return this.#incoming
   }
 
@@ -256,6 +259,13 @@ class IncomingSession {
     }
     const own = parseOwnCapabilities(capabilities)
     if (!own.ok) throw own.error
+    if (!own.value.commit) {
+      throw new MultifdError(
+        'ERR_MULTIFD_HANDSHAKE',
+        'the source does not announce that it will commit, expected the capability "commit": without it ' +
+          'nobody would know whose the guest is; run the same version on both ends',
+      )
+    }
     if (uuid !== undefined) this.#checkUuid(uuid, 'the main channel')
     this.#expectedChannels = own.value.channels
     this.#introduce()
@@ -279,7 +289,9 @@ class IncomingSession {
         this.#first.set(asMultifdError(thrown))
       }
     }
-    if (this.#taken.size === channels) this.#allArrived.resolve()
+    if (this.#taken.size < channels) return
+    clearTimeout(this.#handshakeTimer) // what is left to wait for is our own emptying
+    this.#allArrived.resolve()
   }
 
   #checkUuid(uuid: Uint8Array, where: string): void {
@@ -302,7 +314,7 @@ class IncomingSession {
         new ReceiveChannel(this.#group, connection, {
           syncArrived: (id) => this.#syncs?.arrived(id),
           peerEnded: (id) => this.#channelEnded(id),
-          failed: (error) => this.#first.set(this.#explain(error)),
+          failed: (error) => this.#first.set(error),
         }),
       )
     }
@@ -337,6 +349,10 @@ class IncomingSession {
     return error
   }
 
+  async #stopReceiving(): Promise<void> {
+    await Promise.all(this.#channels.map((channel) => channel.destroy()))
+  }
+
   /** Ends what is still there; the guest memory stays, and may be used for the next attempt. */
   async #release(): Promise<void> {
     await this.#acceptor.destroy()
@@ -347,11 +363,13 @@ class IncomingSession {
     this.#mainArrived.reject(new MultifdError('ERR_MULTIFD_CLOSED', 'closed'))
     for (const connection of this.#waiting.splice(0)) connection.close()
     for (const connection of this.#taken.values()) connection.close()
-    await Promise.all(this.#channels.map((channel) => channel.destroy()))
+    await this.#stopReceiving()
+    await this.#emptying // or it would empty the next attempt's memory
     this.#group?.close()
     if (this.#status.status === 'completed') return
     // What was refused goes out before the socket does.
-    setImmediate(() => this.#wire?.destroy())
+    await new Promise((resolve) => setImmediate(resolve))
+    this.#wire?.destroy()
     if (this.#status.status === 'cancelling') this.#status.enter('cancelled')
   }
 

@@ -274,6 +274,7 @@ class OutgoingSession implements Migration {
     this.#sender?.stop()
     this.#wire?.destroy()
     await Promise.all(this.#channels.map((channel) => channel.destroy()))
+    await this.#outgoing?.idle
     this.#group?.close()
     this.#tracker?.ram.close()
     this.#settings.memory.migrating = undefined

@@ -24,6 +24,8 @@ export interface IncomingParts {
   watchdog: Watchdog
   wire: IncomingWire
   syncs: SyncCollector
+  /** Ends the multifd channels; resolves when nobody but the guest can write its memory any more. */
+  stopReceiving: () => Promise<void>
 }
 
 export class Incoming {
@@ -69,6 +71,8 @@ export class Incoming {
         return false
       case 'section-end':
         this.#ramOver = this.#inLastSection
+        // A page that comes behind the last sync must not find a guest that runs already.
+        if (this.#ramOver) await first.unless(this.#parts.stopReceiving())
         return false
       case 'device-state':
         await this.#load(event)

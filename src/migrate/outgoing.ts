@@ -46,6 +46,8 @@ export class Outgoing {
   /** Settles when the VMM's stop has returned; undefined while the guest runs. */
   #stop: Promise<void> | undefined
   #committed = false
+  /** Native work on the guest memory: it cannot be called off, only waited for. */
+  #work: Promise<unknown> = Promise.resolve()
 
   constructor(parts: OutgoingParts) {
     this.#parts = parts
@@ -63,6 +65,10 @@ export class Outgoing {
   /** Monotonic, when the guest had stopped; undefined while it runs. */
   get stoppedMs(): number | undefined {
     return this.#stoppedMs
+  }
+  /** Resolves when no scan of the guest memory runs any more, which the next attempt would meet. */
+  get idle(): Promise<unknown> {
+    return this.#work
   }
   /** From here on the guest is never resumed at this end. */
   get committed(): boolean {
@@ -152,7 +158,9 @@ export class Outgoing {
       channels: settings.multifdChannels,
       bytesPerSecond: settings.maxBandwidthBytesPerSecond,
     })
-    const numbers = await this.#own(tracker.ram.plan(target))
+    const plan = tracker.ram.plan(target)
+    this.#work = plan
+    const numbers = await this.#own(plan)
     const extents: Extent[] = []
     for (let at = 0; at < numbers.length; at += 4) {
       const [blockIndex = 0, firstPage = 0, pageCount = 0, dirtyPages = 0] = numbers.subarray(at)
@@ -218,6 +226,7 @@ export class Outgoing {
   }
 
   async #unwrap<T>(step: Promise<T | NativeError>): Promise<T> {
+    this.#work = step
     return checked<T>(await step, 'collecting written pages failed')
   }
 }
