@@ -63,8 +63,8 @@ export class MigrationSource {
   migrate(uri: string, options: { signal?: AbortSignal } = {}): Migration {
     refuseUnknown('migrate', options, ['signal'])
     const parsed = parseUri(uri)
-    if (this.#running !== undefined || this.#settings.memory.migrating !== undefined) {
-      throw new MultifdError('ERR_MULTIFD_STATE', 'a migration of this memory is running already')
+    if (this.#running !== undefined) {
+      throw new MultifdError('ERR_MULTIFD_STATE', 'a migration of this source is running already')
     }
     const session = new OutgoingSession(this.#settings, () => {
       this.#running = undefined
@@ -165,7 +165,6 @@ class OutgoingSession implements Migration {
     )
     const tracker = openRamState(settings.memory, settings.dirty)
     this.#tracker = tracker
-    settings.memory.migrating = tracker.ram
     if (settings.zeroCopy === 'on' && tracker.tracker === 'hash') {
       throw new MultifdError(
         'ERR_MULTIFD_UNSUPPORTED',
@@ -277,7 +276,6 @@ class OutgoingSession implements Migration {
     await this.#outgoing?.idle
     this.#group?.close()
     this.#tracker?.ram.close()
-    this.#settings.memory.migrating = undefined
     if (this.#settings.dirty instanceof DirtyLog) this.#settings.dirty.end()
     if (this.#status.status === 'cancelling') this.#status.enter('cancelled')
   }

@@ -20,6 +20,7 @@ enum class ErrorCode : uint8_t {
   kUnsupported,
   kLimit,
   kTimeout,
+  kState,
   kClosed,
 };
 

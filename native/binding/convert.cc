@@ -14,6 +14,7 @@ const char* code_name(ErrorCode code) {
     case ErrorCode::kUnsupported: return "ERR_MULTIFD_UNSUPPORTED";
     case ErrorCode::kLimit: return "ERR_MULTIFD_LIMIT";
     case ErrorCode::kTimeout: return "ERR_MULTIFD_TIMEOUT";
+    case ErrorCode::kState: return "ERR_MULTIFD_STATE";
     case ErrorCode::kClosed: return "ERR_MULTIFD_CLOSED";
   }
   return "ERR_MULTIFD_CHANNEL";

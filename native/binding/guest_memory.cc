@@ -131,13 +131,11 @@ Napi::Value GuestMemoryWrap::empty(const Napi::CallbackInfo& info) {
       [](Napi::Env env, bool) { return env.Undefined(); });
 }
 
-// discard(block, firstPage, pageCount), checked in TypeScript: undefined or an error.
+// discard(block, firstPage, pageCount): undefined or an error.
 Napi::Value GuestMemoryWrap::discard(const Napi::CallbackInfo& info) {
-  const auto index = static_cast<size_t>(to_uint64(info[0]));
-  if (!state_ || index >= state_->blocks().size()) return info.Env().Undefined();
-  const RamBlock& block = state_->blocks()[index];
-  auto discarded =
-      block.mapping->discard({block.first_page + to_uint64(info[1]), to_uint64(info[2])});
+  if (!state_) return info.Env().Undefined();
+  auto discarded = state_->discard(static_cast<uint32_t>(to_uint64(info[0])),
+                                   {to_uint64(info[1]), to_uint64(info[2])});
   if (!discarded) return to_js(info.Env(), discarded.error());
   return info.Env().Undefined();
 }

@@ -26,7 +26,6 @@ std::vector<RamStateWrap::PropertyDescriptor> RamStateWrap::methods() {
       InstanceMethod("beginRound", &RamStateWrap::begin_round),
       InstanceMethod("extendRound", &RamStateWrap::extend_round),
       InstanceMethod("plan", &RamStateWrap::plan),
-      InstanceMethod("discard", &RamStateWrap::discard),
       InstanceMethod("collectIntoNext", &RamStateWrap::collect_into_next),
       InstanceMethod("close", &RamStateWrap::close),
   };
@@ -110,15 +109,6 @@ Napi::Value RamStateWrap::plan(const Napi::CallbackInfo& info) {
         }
         return list;
       });
-}
-
-// discard(block, firstPage, pageCount): undefined or an error.
-Napi::Value RamStateWrap::discard(const Napi::CallbackInfo& info) {
-  if (!state_) return to_js(info.Env(), closed_memory());
-  auto discarded =
-      state_->discard(static_cast<uint32_t>(to_uint64(info[0])), to_range(info[1], info[2]));
-  if (!discarded) return to_js(info.Env(), discarded.error());
-  return info.Env().Undefined();
 }
 
 void RamStateWrap::close(const Napi::CallbackInfo&) {

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "guest/ram_state.h"
+
 namespace multifd {
 
 namespace {
@@ -93,6 +95,29 @@ uint64_t GuestMemory::total_bytes() const {
   uint64_t total = 0;
   for (const RamBlock& block : blocks_) total += block.used_length;
   return total;
+}
+
+Result<void> GuestMemory::attach(const std::shared_ptr<RamState>& ram) {
+  const std::lock_guard lock(discard_mutex_);
+  if (!migrating_.expired()) {
+    return Error::make(ErrorCode::kState, "a migration of this memory is running already");
+  }
+  migrating_ = ram;
+  return {};
+}
+
+Result<void> GuestMemory::discard(uint32_t index, PageRange range) {
+  if (index >= blocks_.size() || range.first > blocks_[index].page_count() ||
+      range.count > blocks_[index].page_count() - range.first) {
+    return Error::make(ErrorCode::kLimit,
+                       "cannot discard pages %llu + %llu of RAM block number %u: there are none",
+                       static_cast<unsigned long long>(range.first),
+                       static_cast<unsigned long long>(range.count), index);
+  }
+  const std::lock_guard lock(discard_mutex_);
+  if (const auto ram = migrating_.lock()) return ram->discard(index, range);
+  const RamBlock& block = blocks_[index];
+  return block.mapping->discard({block.first_page + range.first, range.count});
 }
 
 Result<void> GuestMemory::empty() const {

@@ -31,6 +31,8 @@ struct RamBlock {
   [[nodiscard]] Result<void> populated(PageRange asked, std::vector<PageRange>& out) const;
 };
 
+class RamState;
+
 class GuestMemory : public std::enable_shared_from_this<GuestMemory> {
   struct User {
     std::function<void()> stop;
@@ -50,6 +52,12 @@ class GuestMemory : public std::enable_shared_from_this<GuestMemory> {
 
   // Makes every block read as zero without being resident.
   Result<void> empty() const;
+
+  // The source's book of a migration, which has to hear of discards for as long as it lives.
+  // Fails with kState while there is another one.
+  Result<void> attach(const std::shared_ptr<RamState>& ram);
+  // The VMM drops pages, from any thread and environment, migrating or not.
+  Result<void> discard(uint32_t block, PageRange range);
 
   class Lease {
    public:
@@ -83,6 +91,10 @@ class GuestMemory : public std::enable_shared_from_this<GuestMemory> {
   std::condition_variable changed_;
   std::list<User> users_;
   bool revoked_ = false;
+  // Guards migrating_, and is held over a discard: one that saw no migration is over before a
+  // migration asks what is populated.
+  std::mutex discard_mutex_;
+  std::weak_ptr<RamState> migrating_;
 };
 
 }  // namespace multifd

@@ -34,8 +34,10 @@ Result<std::shared_ptr<RamState>> RamState::create(std::shared_ptr<GuestMemory> 
     }
     bitmaps.push_back(std::move(pair));
   }
-  return std::shared_ptr<RamState>(
+  std::shared_ptr<RamState> state(
       new RamState(std::move(memory), std::move(tracker), std::move(bitmaps)));
+  if (auto attached = state->memory_->attach(state); !attached) return attached.error();
+  return state;
 }
 
 Result<void> RamState::start() { return tracker_->start(); }
@@ -122,13 +124,6 @@ Result<void> RamState::late_collect(const Extent& extent) {
 }
 
 Result<void> RamState::discard(uint32_t block_index, PageRange range) {
-  if (block_index >= bitmaps_.size() || range.first > bitmaps_[block_index][0].page_count() ||
-      range.count > bitmaps_[block_index][0].page_count() - range.first) {
-    return Error::make(ErrorCode::kLimit,
-                       "cannot discard pages %llu + %llu of RAM block number %u: there are none",
-                       static_cast<unsigned long long>(range.first),
-                       static_cast<unsigned long long>(range.count), block_index);
-  }
   const RamBlock& block = memory_->blocks()[block_index];
   // The tracker need not see a discard (a hole punched into a memfd is no write), so the mark is
   // ours. It must be in `next` for a round that starts after the memory is gone: with the mark

@@ -44,14 +44,16 @@ class RamState {
     return bitmaps_[block][current_];
   }
 
-  // The VMM drops pages while migrating: marks them dirty for the next round, and discards. Any
-  // thread, at any time. On an error the pages are dirty and their content is undefined.
-  Result<void> discard(uint32_t block, PageRange range);
   // Collects everything into the next round, and returns how many pages that round would carry now
   // (tests: none after the guest stopped and the last round was sent).
   Result<uint64_t> collect_into_next();
 
  private:
+  friend class GuestMemory;
+  // The VMM drops pages while migrating (GuestMemory::discard, which checked the range): marks them
+  // dirty for the next round, and discards. Any thread, at any time. On an error the pages are
+  // dirty and their content is undefined.
+  Result<void> discard(uint32_t block, PageRange range);
   RamState(std::shared_ptr<GuestMemory> memory, std::unique_ptr<DirtyTracker> tracker,
            std::vector<std::array<DirtyBitmap, 2>> bitmaps);
   const std::shared_ptr<GuestMemory> memory_;

@@ -3,8 +3,8 @@
 
 import { MultifdError } from '../kit/errors.ts'
 import { checked, type NativeDirtyLog, type NativeRamState, native } from '../kit/native.ts'
-import { wholeNumber } from '../kit/options.ts'
-import { type GuestMemory, wholePages } from './guest-memory.ts'
+import { describe, wholeNumber } from '../kit/options.ts'
+import { GuestMemory, wholePages } from './guest-memory.ts'
 
 /**
  * How written pages are found. `auto`: userfaultfd where the kernel has it (6.7 or newer), otherwise
@@ -24,7 +24,11 @@ export class DirtyLog {
   readonly #memory: GuestMemory
   #native: NativeDirtyLog | undefined
 
+  /** @throws TypeError unless it is a GuestMemory. */
   constructor(memory: GuestMemory) {
+    if (!(memory instanceof GuestMemory)) {
+      throw new TypeError(`a DirtyLog needs a GuestMemory, got ${describe(memory)}`)
+    }
     this.#memory = memory
   }
 
@@ -50,16 +54,21 @@ export class DirtyLog {
     const block = this.#memory.blockIndex(idstr)
     const usedLength = this.#memory.blocks[block]?.usedLength ?? 0
     const firstPage = wholePages('offsetBytes', offsetBytes, usedLength)
+    if (!(bitmap instanceof Uint8Array)) {
+      throw new TypeError(`the bitmap must be a Uint8Array, got ${describe(bitmap)}`)
+    }
     const pagesLeft = usedLength / 4096 - firstPage
     wholeNumber('the length of the bitmap', bitmap.length, 0, Math.ceil(pagesLeft / 8))
     this.#native?.orBytes(block, firstPage, bitmap)
   }
 
+  /** @internal */
+  isOf(memory: GuestMemory): boolean {
+    return memory === this.#memory
+  }
+
   /** @internal A fresh native log for the migration that starts. */
   begin(memory: GuestMemory): NativeDirtyLog {
-    if (memory !== this.#memory) {
-      throw new TypeError('the DirtyLog was made for another GuestMemory')
-    }
     this.#native = checked(native().createDirtyLog(memory.native), 'making a dirty log failed')
     return this.#native
   }

@@ -4,13 +4,7 @@
 
 import { MultifdError } from '../kit/errors.ts'
 import { IDSTR_BYTES_MAX, PAGE_SIZE_BYTES, RAM_BLOCKS_MAX } from '../kit/limits.ts'
-import {
-  checked,
-  type NativeBlock,
-  type NativeGuestMemory,
-  type NativeRamState,
-  native,
-} from '../kit/native.ts'
+import { checked, type NativeBlock, type NativeGuestMemory, native } from '../kit/native.ts'
 import { refuseUnknown, wholeNumber } from '../kit/options.ts'
 
 /** What this library needs of a WebAssembly.Memory: its buffer, which is replaced when it grows. */
@@ -59,7 +53,6 @@ export class GuestMemory implements AsyncDisposable {
   readonly #native: NativeGuestMemory
   readonly #views = new Map<number, Uint8Array<ArrayBuffer>>()
   readonly #wasm: ReadonlyMap<number, { memory: WasmMemory; offsetBytes: number }>
-  #migrating: NativeRamState | undefined
   #closed = false
 
   private constructor(
@@ -163,8 +156,8 @@ export class GuestMemory implements AsyncDisposable {
     const usedLength = this.blocks[block]?.usedLength ?? 0
     const firstPage = wholePages('offsetBytes', offsetBytes, usedLength)
     const pageCount = wholePages('sizeBytes', sizeBytes, usedLength - offsetBytes)
-    const target = this.#migrating ?? this.native
-    checked(target.discard(block, firstPage, pageCount), `discarding pages of "${idstr}" failed`)
+    const discarded = this.native.discard(block, firstPage, pageCount)
+    checked(discarded, `discarding pages of "${idstr}" failed`)
   }
 
   /** Bytes of this memory that were ever touched and not given back. Reads no guest memory. */
@@ -202,16 +195,6 @@ export class GuestMemory implements AsyncDisposable {
           'what was sent is not the guest any more; cancel and report this engine',
       )
     }
-  }
-
-  /** @internal The source's book while it migrates, so that discards are not lost. */
-  set migrating(ram: NativeRamState | undefined) {
-    this.#migrating = ram
-  }
-
-  /** @internal */
-  get migrating(): NativeRamState | undefined {
-    return this.#migrating
   }
 
   /** @internal @throws RangeError for a block this memory does not have. */

@@ -79,7 +79,6 @@ export interface NativeRamState {
   beginRound(): Promise<number | NativeError>
   extendRound(): Promise<number | NativeError>
   plan(targetDirtyBytes: number): Promise<Float64Array>
-  discard(block: number, firstPage: number, pageCount: number): undefined | NativeError
   collectIntoNext(): Promise<number | NativeError>
   close(): void
 }

@@ -161,7 +161,7 @@ TEST("a round that carries a discarded page begins after the memory is gone") {
     }
     CHECK_OK(marked.state->begin_round());
     std::thread vmm([&] {
-      if (!marked.state->discard(0, {0, kPages})) std::abort();
+      if (!marked.state->memory().discard(0, {0, kPages})) std::abort();
     });
     bool gone = true;
     bool carried = false;

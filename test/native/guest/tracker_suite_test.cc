@@ -31,7 +31,7 @@ void migrate_a_running_guest(TrackerKind tracker_kind, Kind kind) {
   }
   Source source(memory, std::move(tracked.tracker), 96 * kPageSize);
   Writer guest(memory, tracked.log, check::seed() + 1, [&](uint32_t block, PageRange range) {
-    if (!source.state().discard(block, range)) std::abort();
+    if (!source.state().memory().discard(block, range)) std::abort();
   });
   guest.start();
   for (int round = 0; round < 12; ++round) {
@@ -88,17 +88,17 @@ void discards_in_every_phase(TrackerKind tracker_kind, Kind kind) {
   for (uint64_t page = 0; page < 1024; ++page) fill_page(host + page * kPageSize, page + 1);
   Source source(memory, std::move(tracked.tracker), 100 * kPageSize);
   RamState& state = source.state();
-  CHECK_OK(state.discard(0, {0, 10}));    // before the first round
+  CHECK_OK(state.memory().discard(0, {0, 10}));    // before the first round
   CHECK_OK(state.begin_round());
-  CHECK_OK(state.discard(0, {10, 10}));   // collected, not sent
+  CHECK_OK(state.memory().discard(0, {10, 10}));   // collected, not sent
   source.send_round();
-  CHECK_OK(state.discard(0, {20, 600}));  // sent
+  CHECK_OK(state.memory().discard(0, {20, 600}));  // sent
   poke(host + 30 * kPageSize, 77);        // discarded, written again
   if (tracked.log) tracked.log->mark(0, {30, 1});
   CHECK_EQ(peek(host + 31 * kPageSize), 0U);  // discarded, read again
   source.round();
-  CHECK_OK(state.discard(0, {1000, 24}));
-  CHECK_OK(state.discard(0, {1000, 24}));
+  CHECK_OK(state.memory().discard(0, {1000, 24}));
+  CHECK_OK(state.memory().discard(0, {1000, 24}));
   source.round();
   const auto left = state.collect_into_next();
   CHECK_OK(left);
@@ -107,9 +107,9 @@ void discards_in_every_phase(TrackerKind tracker_kind, Kind kind) {
   CHECK_EQ(peek(source.shadow().page(0, 30)), 77U);
   CHECK_EQ(peek(source.shadow().page(0, 1001)), 0U);
   CHECK_EQ(peek(source.shadow().page(0, 700)), 701U);
-  const auto outside = state.discard(0, {1000, 25});
+  const auto outside = state.memory().discard(0, {1000, 25});
   CHECK(!outside);
-  CHECK(!state.discard(1, {0, 1}));
+  CHECK(!state.memory().discard(1, {0, 1}));
 }
 
 // The first collect of a range returns what is populated, each later one what was written since.
@@ -199,7 +199,7 @@ TEST("discards while rounds begin are never lost") {
   Source source(memory, std::move(tracked.tracker), 64 * kPageSize);
   std::thread vmm([&] {
     for (uint64_t page = 0; page < 2048; ++page) {
-      if (!source.state().discard(0, {page, 1})) std::abort();
+      if (!source.state().memory().discard(0, {page, 1})) std::abort();
     }
   });
   for (int round = 0; round < 20; ++round) source.round();
