@@ -156,7 +156,7 @@ function checkRoom(file, line, target, typeOnly) {
     report(file, line, `${from} is no room: rooms are ${Object.keys(TYPESCRIPT_ROOMS).join(', ')}`)
   } else if (from !== to && !allowed.includes(to)) {
     if (!allowed.includes(`type ${to}`)) {
-      report(file, line, `room ${from} imports room ${to}: ${allowed.join(', ') || 'no room'} only`)
+      report(file, line, `room ${from} imports room ${to}: ${allowed.join(', ') || 'nothing'} only`)
     } else if (!typeOnly) {
       report(file, line, `room ${from} imports values of room ${to}: types only`)
     }

@@ -4,7 +4,7 @@
 //
 //   node scripts/test.mjs [stage...]     only these; without any, all in this order
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -23,7 +23,7 @@ const STAGES = {
   'native-asan': () => runNativeTests('address'),
   'native-tsan': () => runNativeTests('thread'),
   vitest: () => runVitest([]),
-  lifecycle: () => runLifecycle(),
+  'addon-asan': () => runWithSanitizedAddon(),
 }
 
 // What a stage comes to. A check without tests of its own counts only when it fails.
@@ -155,12 +155,13 @@ function runVitest(filters, env = {}) {
   return counts
 }
 
-// Once more with the addon under AddressSanitizer and UndefinedBehaviorSanitizer.
-function runLifecycle() {
-  const folder = join(root, 'test/lifecycle')
-  if (!existsSync(folder) || !readdirSync(folder).some((name) => name.endsWith('.test.ts'))) {
-    return OK
-  }
+// What drives the addon through its life, once more with the addon under AddressSanitizer and
+// UndefinedBehaviorSanitizer.
+function runWithSanitizedAddon() {
+  const folders = ['test/lifecycle', 'test/migrate'].filter((folder) =>
+    existsSync(join(root, folder)),
+  )
+  if (folders.length === 0) return OK
   const missing = native.missingTool()
   if (missing !== undefined) return withoutTools(missing)
   const failure = native.buildAddon('address')
@@ -168,7 +169,7 @@ function runLifecycle() {
     console.error(failure)
     return FAILED
   }
-  return runVitest(['test/lifecycle'], native.addressSanitizerEnvironment())
+  return runVitest(folders, native.addressSanitizerEnvironment())
 }
 
 main(process.argv.slice(2))
