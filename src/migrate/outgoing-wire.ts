@@ -51,8 +51,9 @@ export class OutgoingWire {
   readonly #reader = new ReturnPathReader()
   readonly #ready: Deferred<void>
   readonly #ended: Deferred<void>
-  #firstPingMs = 0
-  #roundTripMs = 0
+  /** When the PINGs went out that have no answer yet, oldest first. */
+  readonly #pingsMs: number[] = []
+  #roundTripMs = Number.POSITIVE_INFINITY
   #lastPing = 0
   #lastPong = -1
   #eofSent = false
@@ -148,9 +149,13 @@ export class OutgoingWire {
   get readBytes(): number {
     return this.#main.readBytes
   }
-  /** From the first PING to its PONG, milliseconds; 0 until then. */
+  /**
+   * The shortest time from a PING to its PONG, milliseconds; 0 until there is one. The shortest, as an
+   * answer may wait for the destination's own work: the first for its memory to be emptied, those of
+   * rounds for the pages before them.
+   */
   get roundTripMs(): number {
-    return this.#roundTripMs
+    return Number.isFinite(this.#roundTripMs) ? this.#roundTripMs : 0
   }
 
   async close(): Promise<void> {
@@ -200,7 +205,8 @@ export class OutgoingWire {
       return
     }
     this.#lastPong = value
-    if (value === 0) this.#roundTripMs = performance.now() - this.#firstPingMs
+    const sentMs = this.#pingsMs.shift() ?? 0
+    this.#roundTripMs = Math.min(this.#roundTripMs, performance.now() - sentMs)
   }
 
   #shut(status: number): void {
@@ -224,7 +230,7 @@ export class OutgoingWire {
   }
 
   #ping(value: number): Uint8Array {
-    if (value === 0) this.#firstPingMs = performance.now()
+    this.#pingsMs.push(performance.now())
     this.#lastPing = value
     return encodePing(value)
   }

@@ -119,6 +119,8 @@ export class Outgoing {
 
   /** Whether what is dirty now, and all else, fits the downtime limit. */
   #mayStop(): boolean {
+    // Nothing is dirty: another round could not make it any better, whatever the limit.
+    if (this.#dirtyPages === 0) return true
     const downtimeMs = predictDowntimeMs({
       remainingBytes: this.#dirtyPages * PAGE_SIZE_BYTES,
       bandwidthBytesPerSecond: this.#bandwidth.bytesPerSecond,

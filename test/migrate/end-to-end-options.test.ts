@@ -4,6 +4,7 @@
 import { existsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
   type Device,
@@ -207,6 +208,32 @@ describe('limits', () => {
       expect(channel.strayNotifications).toBe(0)
       expect(channel.zeroCopyBytes + channel.copiedBytes).toBeGreaterThan(0)
     }
+    expectSamePages(to.view('ram'), from.view('ram'))
+  })
+})
+
+describe('downtimeLimitMs', () => {
+  it('of 0 stops a guest that has nothing dirty any more', async () => {
+    await using from = filled(MIB)
+    await using to = GuestMemory.allocate('ram', MIB)
+    const { result } = await migrateOnce({ from, to, source: { downtimeLimitMs: 0 } })
+    expect(result.rounds).toBe(2)
+    expectSamePages(to.view('ram'), from.view('ram'))
+  })
+
+  it('is not spent on the time the destination needs to empty its memory', async () => {
+    await using from = filled(MIB)
+    await using to = GuestMemory.allocate('ram', MIB)
+    // The answer to the first PING waits for this, and is no round trip.
+    const empty = to.native.empty.bind(to.native)
+    const value = async () => {
+      await setTimeout(500)
+      return await empty()
+    }
+    Object.defineProperty(to.native, 'empty', { value })
+    const { progress } = await migrateOnce({ from, to, source: { downtimeLimitMs: 250 } })
+    const expected = progress.map(({ expectedDowntimeMs }) => expectedDowntimeMs)
+    expect(Math.min(...expected)).toBeLessThanOrEqual(250)
     expectSamePages(to.view('ram'), from.view('ram'))
   })
 })
