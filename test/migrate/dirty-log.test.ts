@@ -5,6 +5,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { DirtyLog, GuestMemory, type MigrationSourceOptions, type Vmm } from '../../src/index.ts'
 import { migrateOnce } from '../support/migration.ts'
+import { RamStates } from '../support/native-hooks.ts'
 import { expectSamePages, fillPages, randomNumbers, testSeed } from '../support/pages.ts'
 import { expectNothingLeft, type Held, held } from '../support/resources.ts'
 import { wasmMemory } from '../support/wasm-memory.ts'
@@ -74,8 +75,9 @@ describe('DirtyLog', () => {
         log.orBitmap('ram', base * PAGE, bitmap)
       })
       let left: number | undefined
+      using rams = new RamStates()
       const load = async (): Promise<void> => {
-        left = (await from.migrating?.collectIntoNext()) as number
+        left = await rams.unsentPages()
       }
       const devices = [{ idstr: 'last-look', save: () => new Uint8Array(0), load }]
       const { result } = await migrateOnce({

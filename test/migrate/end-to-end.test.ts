@@ -13,6 +13,7 @@ import {
   type RamBlockOptions,
 } from '../../src/index.ts'
 import { migrateOnce, type Outcome } from '../support/migration.ts'
+import { RamStates } from '../support/native-hooks.ts'
 import { expectSamePages, fillPages, testSeed } from '../support/pages.ts'
 import { expectNothingLeft, held } from '../support/resources.ts'
 import { wasmMemory } from '../support/wasm-memory.ts'
@@ -22,10 +23,8 @@ const MIB = 1024 * 1024
 const seed = testSeed()
 
 /** A device whose load looks, with the guest stopped and all sent, whether a write was missed. */
-function lastLook(memory: GuestMemory, found: number[]): Device[] {
-  const load = async (): Promise<void> => {
-    found.push((await memory.migrating?.collectIntoNext()) as number)
-  }
+function lastLook(rams: RamStates, found: number[]): Device[] {
+  const load = async (): Promise<void> => void found.push(await rams.unsentPages())
   return [{ idstr: 'last-look', save: () => new Uint8Array(0), load }]
 }
 
@@ -58,8 +57,9 @@ async function migrateWritingGuest(
   to.view('ram').fill(0xee, 0, MIB) // left by somebody else: must not survive
   const guest = new WriterGuest(from.view('ram'), seed)
   const found: number[] = []
+  using rams = new RamStates()
   try {
-    const devices = lastLook(from, found)
+    const devices = lastLook(rams, found)
     const outcome = await confinedAfter(guest, 3, () =>
       migrateOnce({
         from,

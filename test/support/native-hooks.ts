@@ -1,0 +1,48 @@
+// Looks behind the library's back at the native objects it makes: for assertions on them, and to slow
+// one of their methods down. The addon itself is not changed.
+
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { type NativeRamState, native } from '../../src/kit/native.ts'
+
+/** Records every RamState that is made until it is disposed of. */
+export class RamStates implements Disposable {
+  readonly made: NativeRamState[] = []
+  readonly #original = native().createRamState
+
+  constructor() {
+    native().createRamState = (...given) => {
+      const made = this.#original(...given)
+      if (!('detail' in made)) this.made.push(made)
+      return made
+    }
+  }
+
+  /** Pages that one more collect finds now: writes that no round has sent. */
+  async unsentPages(): Promise<number> {
+    const pages = await this.made.at(-1)?.collectIntoNext()
+    if (typeof pages === 'number') return pages
+    throw new Error(`no RAM state to ask: ${JSON.stringify(pages)}`)
+  }
+
+  [Symbol.dispose](): void {
+    native().createRamState = this.#original
+  }
+}
+
+/** The method still does its work, but begins it some turns of the event loop later. */
+export function delayed<T extends object>(
+  target: T,
+  method: keyof T & string,
+  on: { begin: () => void; end: () => void },
+): void {
+  const original = target[method] as (...given: unknown[]) => Promise<unknown>
+  Object.defineProperty(target, method, {
+    value: async (...given: unknown[]) => {
+      on.begin()
+      for (let turn = 0; turn < 20; turn += 1) await nextTurn()
+      const value = await original.apply(target, given)
+      on.end()
+      return value
+    },
+  })
+}
