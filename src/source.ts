@@ -8,7 +8,7 @@ import { DirtyLog, openRamState, type TrackerChoice } from './guest/dirty-tracke
 import { type Deferred, deferred } from './kit/deferred.ts'
 import { MultifdError } from './kit/errors.ts'
 import { checked, type NativeEndpoint, type NativeSendGroup, native } from './kit/native.ts'
-import { refuseUnknown } from './kit/options.ts'
+import { optionalSignal, refuseUnknown } from './kit/options.ts'
 import { Outgoing } from './migrate/outgoing.ts'
 import { OutgoingWire } from './migrate/outgoing-wire.ts'
 import type { ChannelProgress, MigrationProgress, MigrationResult } from './migrate/progress.ts'
@@ -62,6 +62,7 @@ export class MigrationSource {
    */
   migrate(uri: string, options: { signal?: AbortSignal } = {}): Migration {
     refuseUnknown('migrate', options, ['signal'])
+    const signal = optionalSignal(options.signal)
     const parsed = parseUri(uri)
     if (this.#running !== undefined) {
       throw new MultifdError('ERR_MULTIFD_STATE', 'a migration of this source is running already')
@@ -70,7 +71,7 @@ export class MigrationSource {
       this.#running = undefined
     })
     this.#running = session
-    session.start(() => resolveUri(parsed, this.#settings), options.signal)
+    session.start(() => resolveUri(parsed, this.#settings), signal)
     return session
   }
 }

@@ -4,12 +4,14 @@
 import { lookup } from 'node:dns/promises'
 import { MultifdError } from '../kit/errors.ts'
 import type { NativeEndpoint } from '../kit/native.ts'
+import { requireString } from '../kit/options.ts'
 
 /** A parsed URI. TCP hosts may be names. */
 export type Uri = { kind: 'tcp'; host: string; port: number } | { kind: 'unix'; path: string }
 
 /** @throws TypeError with the accepted forms if `text` is none of them. */
 export function parseUri(text: string): Uri {
+  requireString('a migration URI', text)
   const unix = /^unix:(.+)$/.exec(text)
   if (unix?.[1] !== undefined) return { kind: 'unix', path: unix[1] }
   const tcp = /^tcp:(?:\[([^\]]+)\]|([^:[\]]*)):(\d{1,5})$/.exec(text)

@@ -2,10 +2,17 @@
 // memfd or a mapped file. It owns mappings, never pages in flight; the channels work on the native
 // side of it.
 
+import { isArrayBuffer } from 'node:util/types'
 import { MultifdError } from '../kit/errors.ts'
-import { IDSTR_BYTES_MAX, PAGE_SIZE_BYTES, RAM_BLOCKS_MAX } from '../kit/limits.ts'
+import { PAGE_SIZE_BYTES, RAM_BLOCKS_MAX } from '../kit/limits.ts'
 import { checked, type NativeBlock, type NativeGuestMemory, native } from '../kit/native.ts'
-import { refuseUnknown, wholeNumber } from '../kit/options.ts'
+import {
+  optionalBoolean,
+  refuseUnknown,
+  requireName,
+  requireString,
+  wholeNumber,
+} from '../kit/options.ts'
 
 /** What this library needs of a WebAssembly.Memory: its buffer, which is replaced when it grows. */
 export interface WasmMemory {
@@ -30,15 +37,8 @@ export interface RamBlock {
   readonly usedLength: number
 }
 
-const BLOCK_OPTIONS = [
-  'idstr',
-  'sizeBytes',
-  'hugePages',
-  'memfd',
-  'path',
-  'wasmMemory',
-  'offsetBytes',
-]
+/** What each kind of block takes besides its name and size; the first is what tells the kind. */
+const BLOCK_KINDS = [['wasmMemory', 'offsetBytes'], ['memfd'], ['path'], ['hugePages']] as const
 
 /**
  * The memory of a guest. Lives until `close()`; a migration that still uses it then is ended first.
@@ -73,13 +73,14 @@ export class GuestMemory implements AsyncDisposable {
   static of(blocks: readonly RamBlockOptions[]): GuestMemory {
     if (!Array.isArray(blocks)) throw new TypeError('GuestMemory.of needs an array of blocks')
     wholeNumber('the number of RAM blocks', blocks.length, 1, RAM_BLOCKS_MAX)
+    const nativeBlocks = blocks.map(toNativeBlock)
     const wasm = new Map<number, { memory: WasmMemory; offsetBytes: number }>()
     for (const [index, block] of blocks.entries()) {
       if ('wasmMemory' in block) {
         wasm.set(index, { memory: block.wasmMemory, offsetBytes: block.offsetBytes })
       }
     }
-    const memory = native().createGuestMemory(blocks.map(toNativeBlock))
+    const memory = native().createGuestMemory(nativeBlocks)
     return new GuestMemory(checked(memory, 'making guest memory failed'), wasm)
   }
 
@@ -89,6 +90,7 @@ export class GuestMemory implements AsyncDisposable {
     wasmMemory: WasmMemory,
     range: { offsetBytes: number; sizeBytes: number },
   ): GuestMemory {
+    refuseUnknown('GuestMemory.fromWasm', range, ['offsetBytes', 'sizeBytes'])
     return GuestMemory.of([{ idstr, wasmMemory, ...range }])
   }
 
@@ -98,6 +100,7 @@ export class GuestMemory implements AsyncDisposable {
     sizeBytes: number,
     options: { hugePages?: boolean } = {},
   ): GuestMemory {
+    refuseUnknown('GuestMemory.allocate', options, ['hugePages'])
     return GuestMemory.of([{ idstr, sizeBytes, ...options }])
   }
 
@@ -117,6 +120,7 @@ export class GuestMemory implements AsyncDisposable {
    * @throws MultifdError ERR_MULTIFD_CLOSED if the token names no live memory.
    */
   static fromToken(token: number): GuestMemory {
+    wholeNumber('token', token, 1, Number.MAX_SAFE_INTEGER)
     return new GuestMemory(checked(native().guestMemoryFromToken(token), 'finding guest memory'))
   }
 
@@ -214,27 +218,33 @@ export function wholePages(name: string, bytes: number, maxBytes: number): numbe
 }
 
 function toNativeBlock(block: RamBlockOptions): NativeBlock {
-  refuseUnknown('a RAM block', block, BLOCK_OPTIONS)
-  const { idstr, sizeBytes } = block
-  if (typeof idstr !== 'string') throw new TypeError(`idstr must be a string, got ${typeof idstr}`)
-  wholeNumber(`the length of idstr "${idstr}"`, Buffer.byteLength(idstr), 1, IDSTR_BYTES_MAX)
+  refuseUnknown('a RAM block', block, ['idstr', 'sizeBytes', ...BLOCK_KINDS.flat()])
+  const kind = BLOCK_KINDS.find(([name]) => name in block) ?? ['hugePages']
+  refuseUnknown(`a RAM block with ${kind[0]}`, block, ['idstr', 'sizeBytes', ...kind])
+  const idstr = requireName('idstr', block.idstr)
+  const { sizeBytes } = block
   const maxBytes = Number.MAX_SAFE_INTEGER
   wholeNumber('sizeBytes', wholePages('sizeBytes', sizeBytes, maxBytes), 1, maxBytes)
   if ('wasmMemory' in block) {
     const { wasmMemory, offsetBytes } = block
     wholePages('offsetBytes', offsetBytes, maxBytes)
-    return {
-      idstr,
-      kind: 'external',
-      sizeBytes,
-      buffer: wasmMemory.buffer,
-      offsetBytes,
-      keep: wasmMemory,
+    const buffer: unknown = wasmMemory?.buffer
+    if (!isArrayBuffer(buffer)) {
+      throw new TypeError('wasmMemory must be a WebAssembly.Memory that is not shared')
     }
+    return { idstr, kind: 'external', sizeBytes, buffer, offsetBytes, keep: wasmMemory }
   }
-  if ('path' in block) return { idstr, kind: 'file', sizeBytes, path: block.path }
-  if ('memfd' in block) return { idstr, kind: 'memfd', sizeBytes }
-  return { idstr, kind: 'anonymous', sizeBytes, hugePages: block.hugePages ?? true }
+  if ('path' in block) {
+    const path = requireString('path', block.path)
+    if (path === '' || path.includes('\0')) throw new TypeError('path must name a file')
+    return { idstr, kind: 'file', sizeBytes, path }
+  }
+  if ('memfd' in block) {
+    if (block.memfd !== true) throw new TypeError('memfd must be true where it is given')
+    return { idstr, kind: 'memfd', sizeBytes }
+  }
+  const hugePages = optionalBoolean('hugePages', block.hugePages ?? true)
+  return { idstr, kind: 'anonymous', sizeBytes, hugePages }
 }
 
 function closed(): MultifdError {

@@ -1,6 +1,8 @@
 // Checks of what callers hand in: unknown or misspelt options are refused by name, numbers by range,
 // synchronously, before anything is opened.
 
+import { IDSTR_BYTES_MAX } from './limits.ts'
+
 /** @throws TypeError unless `options` is an object, or naming its first key that is not in `known`. */
 export function refuseUnknown(what: string, options: unknown, known: readonly string[]): void {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
@@ -52,6 +54,22 @@ export function optionalSignal(value: unknown): AbortSignal | undefined {
 export function requireString(name: string, value: unknown): string {
   if (typeof value === 'string') return value
   throw new TypeError(`${name} must be a string, got ${describe(value)}`)
+}
+
+/**
+ * A name as the wire carries it.
+ * @throws TypeError unless it is a string, RangeError unless it is 1..255 bytes of UTF-8 without NUL.
+ */
+export function requireName(name: string, value: unknown): string {
+  const text = requireString(name, value)
+  const bytes = Buffer.from(text)
+  const fits = bytes.length >= 1 && bytes.length <= IDSTR_BYTES_MAX
+  // A lone surrogate does not survive the way to bytes and back.
+  if (fits && !text.includes('\0') && bytes.toString() === text) return text
+  throw new RangeError(
+    `${name} must be 1 to ${IDSTR_BYTES_MAX} bytes of UTF-8 without NUL, got ${describe(text)}, ` +
+      `${bytes.length} bytes`,
+  )
 }
 
 /** What came, for an error: numbers, strings and the like themselves, of anything else its kind. */

@@ -1,8 +1,8 @@
 // The options of a destination, checked once, with their defaults.
 
 import type { GuestMemory } from '../guest/guest-memory.ts'
-import { refuseUnknown } from '../kit/options.ts'
-import { checkBoolean, checkMemory, checkTimeout, checkUuid } from './source-options.ts'
+import { optionalBoolean, optionalSignal, refuseUnknown } from '../kit/options.ts'
+import { checkMemory, checkTimeout, checkUuid } from './source-options.ts'
 import { checkDevices, type Device, type NamedDevice } from './vmm.ts'
 
 export interface MigrationDestinationOptions {
@@ -57,10 +57,10 @@ export function checkDestinationOptions(options: MigrationDestinationOptions): D
     memory: checkMemory(options.memory),
     devices: checkDevices(options.devices ?? []),
     uuid: checkUuid(options.uuid),
-    memoryIsZero: checkBoolean('memoryIsZero', options.memoryIsZero),
+    memoryIsZero: optionalBoolean('memoryIsZero', options.memoryIsZero),
     handshakeTimeoutMs: checkTimeout('handshakeTimeoutMs', options.handshakeTimeoutMs),
     peerTimeoutMs: checkTimeout('peerTimeoutMs', options.peerTimeoutMs),
-    allowPlaintext: checkBoolean('allowPlaintext', options.allowPlaintext),
-    signal: options.signal,
+    allowPlaintext: optionalBoolean('allowPlaintext', options.allowPlaintext),
+    signal: optionalSignal(options.signal),
   }
 }

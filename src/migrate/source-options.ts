@@ -3,7 +3,14 @@
 import { DIRTY_TRACKING, DirtyLog, type DirtyTracking } from '../guest/dirty-tracker.ts'
 import { GuestMemory } from '../guest/guest-memory.ts'
 import { CHANNELS_MAX } from '../kit/limits.ts'
-import { oneOf, refuseUnknown, wholeNumber } from '../kit/options.ts'
+import {
+  describe,
+  oneOf,
+  optionalBoolean,
+  refuseUnknown,
+  requireString,
+  wholeNumber,
+} from '../kit/options.ts'
 import { type FlushThresholds, flushThresholds } from '../schedule/flush-policy.ts'
 import { nilUuid, parseUuid } from '../wire/uuid.ts'
 import { checkDevices, checkVmm, type Device, type NamedDevice, type Vmm } from './vmm.ts'
@@ -72,6 +79,8 @@ const NAMES = [
   'allowPlaintext',
 ]
 
+const THRESHOLDS = ['highWaterBytes', 'lowWaterBytes']
+
 /** A day: longer is a mistake in the unit. */
 const TIMEOUT_MS_MAX = 24 * 60 * 60 * 1000
 /** QEMU's largest downtime-limit. */
@@ -91,7 +100,7 @@ export function checkSourceOptions(options: MigrationSourceOptions): SourceSetti
     memory: checkMemory(options.memory),
     vmm: checkVmm(options.vmm),
     devices: checkDevices(options.devices ?? []),
-    dirty: checkDirty(options.dirty ?? 'auto'),
+    dirty: checkDirty(options.dirty ?? 'auto', options.memory),
     multifdChannels,
     zeroCopy: oneOf('zeroCopy', options.zeroCopy ?? 'off', ['off', 'on']),
     flushThresholds: checkThresholds(options.flushThresholds ?? {}, multifdChannels),
@@ -110,20 +119,23 @@ export function checkSourceOptions(options: MigrationSourceOptions): SourceSetti
     uuid: checkUuid(options.uuid),
     connectTimeoutMs: checkTimeout('connectTimeoutMs', options.connectTimeoutMs),
     peerTimeoutMs: checkTimeout('peerTimeoutMs', options.peerTimeoutMs),
-    allowPlaintext: checkBoolean('allowPlaintext', options.allowPlaintext),
+    allowPlaintext: optionalBoolean('allowPlaintext', options.allowPlaintext),
   }
 }
 
-/** @throws TypeError unless it is a GuestMemory. */
+/** @throws TypeError unless it is a GuestMemory, MultifdError ERR_MULTIFD_CLOSED if it is closed. */
 export function checkMemory(memory: GuestMemory): GuestMemory {
-  if (memory instanceof GuestMemory) return memory
-  throw new TypeError('memory must be a GuestMemory')
+  if (!(memory instanceof GuestMemory)) {
+    throw new TypeError(`memory must be a GuestMemory, got ${describe(memory)}`)
+  }
+  void memory.native // throws when closed
+  return memory
 }
 
 /** 16 bytes; all zero when unset. @throws TypeError if the text is no UUID. */
 export function checkUuid(uuid: string | undefined): Uint8Array {
   if (uuid === undefined) return nilUuid()
-  const parsed = parseUuid(uuid)
+  const parsed = parseUuid(requireString('uuid', uuid))
   if (parsed.ok) return parsed.value
   throw new TypeError(`uuid: ${parsed.error.message}`)
 }
@@ -132,13 +144,13 @@ export function checkTimeout(name: string, timeoutMs: number | undefined): numbe
   return wholeNumber(name, timeoutMs ?? 10_000, 1, TIMEOUT_MS_MAX)
 }
 
-export function checkBoolean(name: string, value: boolean | undefined): boolean {
-  if (value === undefined || typeof value === 'boolean') return value ?? false
-  throw new TypeError(`${name} must be true or false, got ${String(value)}`)
-}
-
-function checkDirty(dirty: DirtyTracking | DirtyLog): DirtyTracking | DirtyLog {
-  return dirty instanceof DirtyLog ? dirty : oneOf('dirty', dirty, DIRTY_TRACKING)
+function checkDirty(
+  dirty: DirtyTracking | DirtyLog,
+  memory: GuestMemory,
+): DirtyTracking | DirtyLog {
+  if (!(dirty instanceof DirtyLog)) return oneOf('dirty', dirty, DIRTY_TRACKING)
+  if (!dirty.isOf(memory)) throw new TypeError('dirty is a DirtyLog of another GuestMemory')
+  return dirty
 }
 
 function checkThresholds(
@@ -146,9 +158,13 @@ function checkThresholds(
   channels: number,
 ): FlushThresholds[] {
   if (!Array.isArray(given)) {
+    refuseUnknown('flushThresholds', given, THRESHOLDS)
     const common = flushThresholds(given as Partial<FlushThresholds>)
     return Array.from({ length: channels }, () => common)
   }
   wholeNumber('the length of flushThresholds', given.length, channels, channels)
-  return given.map((entry: Partial<FlushThresholds>) => flushThresholds(entry))
+  return given.map((entry: Partial<FlushThresholds>, index) => {
+    refuseUnknown(`flushThresholds[${index}]`, entry, THRESHOLDS)
+    return flushThresholds(entry)
+  })
 }

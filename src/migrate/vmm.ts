@@ -2,8 +2,8 @@
 // devices. Types, and the one place that calls them and names who failed.
 
 import { MultifdError } from '../kit/errors.ts'
-import { DEVICE_STATE_BYTES_MAX, IDSTR_BYTES_MAX } from '../kit/limits.ts'
-import { requireFunction, wholeNumber } from '../kit/options.ts'
+import { DEVICE_STATE_BYTES_MAX } from '../kit/limits.ts'
+import { describe, requireFunction, requireName, wholeNumber } from '../kit/options.ts'
 
 /** The VMM on the source's side. Both may be asynchronous and are never called at the same time. */
 export interface Vmm {
@@ -32,12 +32,17 @@ export type NamedDevice = Device & { instanceId: number; versionId: number }
 
 /** @throws TypeError or RangeError for a device that makes no sense. */
 export function checkDevices(devices: readonly Device[]): NamedDevice[] {
+  if (!Array.isArray(devices)) {
+    throw new TypeError(`devices must be an array, got ${describe(devices)}`)
+  }
   const seen = new Set<string>()
-  return devices.map((device) => {
-    const { idstr, instanceId = 0, versionId = 1 } = device
-    if (typeof idstr !== 'string') throw new TypeError('a device needs an idstr')
+  return devices.map((device: Device, index) => {
+    if (typeof device !== 'object' || device === null) {
+      throw new TypeError(`devices[${index}] must be a device, got ${describe(device)}`)
+    }
+    const { instanceId = 0, versionId = 1 } = device
+    const idstr = requireName(`idstr of devices[${index}]`, device.idstr)
     const u32 = 0xffff_ffff
-    wholeNumber(`the length of idstr "${idstr}"`, Buffer.byteLength(idstr), 1, IDSTR_BYTES_MAX)
     wholeNumber(`instanceId of device "${idstr}"`, instanceId, 0, u32)
     wholeNumber(`versionId of device "${idstr}"`, versionId, 0, u32)
     requireFunction(`save of device "${idstr}"`, device.save)
@@ -55,10 +60,10 @@ export function checkDevices(devices: readonly Device[]): NamedDevice[] {
   })
 }
 
-/** @throws TypeError unless both functions are there and nothing else is. */
+/** @throws TypeError unless both functions are there; a VMM may have whatever else it likes. */
 export function checkVmm(vmm: Vmm): Vmm {
   if (typeof vmm !== 'object' || vmm === null) {
-    throw new TypeError('vmm must be an object with stop and resume')
+    throw new TypeError(`vmm must be an object with stop and resume, got ${describe(vmm)}`)
   }
   requireFunction('vmm.stop', vmm.stop)
   requireFunction('vmm.resume', vmm.resume)
