@@ -2,7 +2,7 @@
 // one of their methods down. The addon itself is not changed.
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { type NativeRamState, native } from '../../src/kit/native.ts'
+import { type NativeRamState, type NativeSendChannel, native } from '../../src/kit/native.ts'
 
 /** Records every RamState that is made until it is disposed of. */
 export class RamStates implements Disposable {
@@ -45,4 +45,32 @@ export function delayed<T extends object>(
       return value
     },
   })
+}
+
+/** Records every sending channel, with the cells of its counters, until it is disposed of. */
+export class SendChannels implements Disposable {
+  readonly made: { channel: NativeSendChannel; counters: Float64Array }[] = []
+  readonly #original = native().startSendChannel
+
+  constructor() {
+    native().startSendChannel = (group, options) => {
+      const channel = this.#original(group, options)
+      if (!('detail' in channel)) this.made.push({ channel, counters: options.counters })
+      return channel
+    }
+  }
+
+  /** tcpi_bytes_acked, once it is `expected` or the test's time is over. */
+  async ackedBytes(index: number, expected: number): Promise<number> {
+    let acked = this.made[index]?.channel.ackedBytes() ?? Number.NaN
+    for (let turn = 0; acked < expected && turn < 1e6; turn += 1) {
+      await nextTurn()
+      acked = this.made[index]?.channel.ackedBytes() ?? Number.NaN
+    }
+    return acked
+  }
+
+  [Symbol.dispose](): void {
+    native().startSendChannel = this.#original
+  }
 }

@@ -1,18 +1,31 @@
-// Module hooks: types are taken out of .ts files as they are loaded; nothing is checked.
-import { readFile } from 'node:fs/promises'
+// Module hooks: types are taken out of .ts files as they are loaded; nothing is checked. The results
+// are kept in build-test/, so that only the first process has to load the compiler.
+import { createHash } from 'node:crypto'
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import typescript from 'typescript'
 
-const { ModuleKind, ScriptTarget, transpileModule } = typescript
+const cache = new URL('../../build-test/typescript/', import.meta.url)
 
 export async function load(url, context, nextLoad) {
   if (!url.startsWith('file:') || !url.endsWith('.ts')) return nextLoad(url, context)
-  const { outputText } = transpileModule(await readFile(fileURLToPath(url), 'utf8'), {
+  const text = await readFile(fileURLToPath(url), 'utf8')
+  const kept = new URL(`${createHash('sha1').update(text).digest('hex')}.mjs`, cache)
+  const source = await readFile(kept, 'utf8').catch(() => undefined)
+  return { format: 'module', source: source ?? (await compile(text, kept)), shortCircuit: true }
+}
+
+async function compile(text, kept) {
+  const { ModuleKind, ScriptTarget, transpileModule } = (await import('typescript')).default
+  const { outputText } = transpileModule(text, {
     compilerOptions: {
       module: ModuleKind.ESNext,
       target: ScriptTarget.ES2022,
       verbatimModuleSyntax: true,
     },
   })
-  return { format: 'module', source: outputText, shortCircuit: true }
+  await mkdir(cache, { recursive: true })
+  const attempt = new URL(`${kept.href}.${process.pid}`)
+  await writeFile(attempt, outputText)
+  await rename(attempt, kept)
+  return outputText
 }

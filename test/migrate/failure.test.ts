@@ -1,0 +1,397 @@
+// Migrations that break: dead, silent, resetting and refusing destinations, and VMM callbacks that throw.
+// Before commit the source loses nothing; after it the guest is never resumed here.
+
+import { createHash } from 'node:crypto'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import {
+  type Device,
+  GuestMemory,
+  MigrationDestination,
+  MigrationSource,
+  type Vmm,
+} from '../../src/index.ts'
+import { OWN_COMMAND_COMMIT } from '../../src/wire/dialect.ts'
+import { DestinationChild } from '../support/child.ts'
+import { failure, migrateOnce } from '../support/migration.ts'
+import { expectSamePages, fillPages, testSeed } from '../support/pages.ts'
+import { type Behaviour, RawDestination } from '../support/raw-destination.ts'
+import { expectNothingLeft, type Held, held } from '../support/resources.ts'
+import { WriterGuest } from '../support/writer.ts'
+
+const MIB = 1024 * 1024
+const seed = testSeed()
+const emptyState: Device = { idstr: 'cpu', save: () => new Uint8Array(0), load: () => {} }
+let before: Held
+beforeEach(() => {
+  before = held()
+})
+afterEach(() => expectNothingLeft(before))
+
+function filled(sizeBytes: number): GuestMemory {
+  const memory = GuestMemory.allocate('ram', sizeBytes)
+  fillPages(memory.view('ram'), seed)
+  return memory
+}
+
+/** Records its calls; stands for a guest that nobody runs. */
+function recordingVmm(): Vmm & { calls: string[] } {
+  const calls: string[] = []
+  return { calls, stop: () => void calls.push('stop'), resume: () => void calls.push('resume') }
+}
+
+/** The same source works at once, and nothing of the guest was lost. */
+async function expectWorksNow(source: MigrationSource, from: GuestMemory): Promise<void> {
+  const to = GuestMemory.allocate('ram', from.totalBytes)
+  const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
+    memory: to,
+    devices: [emptyState],
+  })
+  await source.migrate(destination.uri).result
+  await destination.completed
+  await destination.close()
+  expectSamePages(to.view('ram'), from.view('ram'))
+  await to.close()
+}
+
+describe('a destination in another process', () => {
+  it('gets every page of a guest that never stops writing', async () => {
+    await using child = new DestinationChild({ sizeBytes: 256 * MIB, holdsLoad: false })
+    await using from = filled(256 * MIB)
+    using guest = new WriterGuest(from.view('ram'), seed)
+    guest.confine(4096)
+    const source = new MigrationSource({ memory: from, vmm: guest, devices: [emptyState] })
+    const { uri } = await child.report('listening')
+    const { transferredBytes } = await source.migrate(uri).result
+    const { sha1, receivedBytes } = await child.report('completed')
+    expect(sha1).toBe(createHash('sha1').update(from.view('ram')).digest('hex'))
+    expect(receivedBytes).toBe(transferredBytes)
+  })
+
+  type Moment = 'setup' | 'round 0' | 'last round' | 'before ready'
+  const moments: [Moment, calls: string[]][] = [
+    ['setup', []],
+    ['round 0', []],
+    ['last round', ['stop', 'resume']],
+    ['before ready', ['stop', 'resume']],
+  ]
+  for (const [moment, calls] of moments) {
+    const zeroCopy = moment === 'round 0' ? 'on' : 'off'
+    it(`is killed: ${moment}, zeroCopy ${zeroCopy}`, async () => {
+      await using child = new DestinationChild({ sizeBytes: 64 * MIB, holdsLoad: true })
+      await using from = filled(64 * MIB)
+      using guest = new WriterGuest(from.view('ram'), seed)
+      guest.confine(1024)
+      const source = new MigrationSource({
+        memory: from,
+        vmm: guest,
+        devices: [emptyState],
+        zeroCopy,
+        downtimeLimitMs: 2_000_000,
+      })
+      const { uri } = await child.report('listening')
+      // A frozen one reads nothing: what is sent stands in the kernel when it dies.
+      if (moment === 'round 0') child.freeze()
+      const onRound = (payload: unknown): void => {
+        if (moment === 'last round' && (payload as { final: boolean }).final) child.kill()
+      }
+      subscribe('multifd:round', onRound)
+      const migration = source.migrate(uri)
+      const failed = failure(migration.result)
+      if (moment === 'setup') child.kill()
+      if (moment === 'round 0') {
+        for await (const { transferredBytes } of migration) if (transferredBytes > MIB) break
+        child.kill()
+      }
+      if (moment === 'before ready') {
+        await child.report('loading')
+        child.kill()
+      }
+      const error = await failed
+      unsubscribe('multifd:round', onRound)
+      expect(['ERR_MULTIFD_PEER_CLOSED', 'ERR_MULTIFD_CHANNEL']).toContain(error.code)
+      expect(migration.status).toBe('failed')
+      expect(guest.calls).toEqual(calls)
+      expect(guest.running).toBe(true)
+      await expectWorksNow(source, from)
+    })
+  }
+})
+
+describe('a silent peer', () => {
+  const silences: [string, Behaviour, calls: string[]][] = [
+    ['that never reads', { reads: false }, []],
+    ['that stalls the channels', { readsChannels: false }, []],
+    [
+      'that reads all and never says ready',
+      { at: ({ kind }) => (kind === 'vmdescription' ? 'silence' : 'answer') },
+      ['stop', 'resume'],
+    ],
+  ]
+  for (const [who, behaviour, calls] of silences) {
+    for (const zeroCopy of ['off', 'on'] as const) {
+      it(`${who} fails the migration after peerTimeoutMs, zeroCopy ${zeroCopy}`, async () => {
+        await using from = filled(64 * MIB)
+        await using peer = await RawDestination.listen(behaviour)
+        const vmm = recordingVmm()
+        const source = new MigrationSource({ memory: from, vmm, zeroCopy, peerTimeoutMs: 500 })
+        const error = await failure(source.migrate(peer.uri).result)
+        expect(error.code).toBe('ERR_MULTIFD_TIMEOUT')
+        expect(error.message).toContain('500 ms (peerTimeoutMs)')
+        expect(vmm.calls).toEqual(calls)
+      })
+    }
+  }
+
+  it('is no peer that a bandwidth limit makes wait, or a VMM that takes its time', async () => {
+    await using from = filled(4 * MIB)
+    await using to = GuestMemory.allocate('ram', 4 * MIB)
+    const stop = () => new Promise<void>((resolve) => void setTimeout(resolve, 1500))
+    await migrateOnce({
+      from,
+      to,
+      vmm: { stop, resume: () => {} },
+      source: { peerTimeoutMs: 1000, maxBandwidthBytesPerSecond: 8 * MIB },
+    })
+    expectSamePages(to.view('ram'), from.view('ram'))
+  })
+})
+
+describe('a peer that breaks off', () => {
+  const breaks: [string, Behaviour, calls: string[]][] = [
+    [
+      'resets everything in round 0',
+      {
+        at: (event, peer) => {
+          if (event.kind === 'section-start') peer.reset()
+          return 'answer'
+        },
+      },
+      [],
+    ],
+    [
+      'resets one channel in round 0',
+      {
+        at: ({ kind }, peer) => {
+          if (kind === 'section-end') peer.channels[0]?.resetAndDestroy()
+          return 'answer'
+        },
+      },
+      [],
+    ],
+    [
+      'closes the main channel in order, and says nothing',
+      {
+        at: ({ kind }, peer) => {
+          if (kind !== 'vmdescription') return 'answer'
+          peer.main?.end()
+          return 'silence'
+        },
+      },
+      ['stop', 'resume'],
+    ],
+    [
+      'reports that it failed',
+      {
+        at: ({ kind }, peer) => {
+          if (kind !== 'vmdescription') return 'answer'
+          peer.main?.write(Buffer.from('0001000400000001', 'hex'))
+          return 'silence'
+        },
+      },
+      ['stop', 'resume'],
+    ],
+    [
+      'says ready before it can have everything',
+      {
+        at: ({ kind }, peer) => {
+          if (kind === 'ram-mem-size') peer.main?.write(Buffer.from('0001000400000000', 'hex'))
+          return 'answer'
+        },
+      },
+      [],
+    ],
+    [
+      'answers nonsense',
+      {
+        at: ({ kind }, peer) => {
+          if (kind === 'ram-mem-size') peer.main?.write('HTTP/1.1 400 Bad Request\r\n')
+          return 'answer'
+        },
+      },
+      [],
+    ],
+  ]
+  for (const [what, behaviour, calls] of breaks) {
+    for (const zeroCopy of ['off', 'on'] as const) {
+      it(`${what}: the guest runs on, zeroCopy ${zeroCopy}`, async () => {
+        await using from = filled(64 * MIB)
+        await using peer = await RawDestination.listen(behaviour)
+        const vmm = recordingVmm()
+        const source = new MigrationSource({
+          memory: from,
+          vmm,
+          zeroCopy,
+          devices: [emptyState],
+          // Early answers are found out in round 0, before a stop.
+          ...(calls.length === 0 ? { maxBandwidthBytesPerSecond: 64 * MIB } : {}),
+        })
+        const migration = source.migrate(peer.uri)
+        const error = await failure(migration.result)
+        expect(error.code).toMatch(/^ERR_MULTIFD_(PEER_CLOSED|CHANNEL|PROTOCOL)$/)
+        expect(error.message).toMatch(/\w+ .*\w/)
+        expect(vmm.calls).toEqual(calls)
+        expect(migration.status).toBe('failed')
+      })
+    }
+  }
+
+  it('closes in the middle of loading: both sides say so, and the guest runs on', async () => {
+    await using from = filled(MIB)
+    await using to = GuestMemory.allocate('ram', MIB)
+    const vmm = recordingVmm()
+    let closing: Promise<void> | undefined
+    const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
+      memory: to,
+      devices: [
+        {
+          ...emptyState,
+          load: () => {
+            closing = destination.close()
+          },
+        },
+      ],
+    })
+    const source = new MigrationSource({ memory: from, vmm, devices: [emptyState] })
+    const error = await failure(source.migrate(destination.uri).result)
+    expect(error.code).toBe('ERR_MULTIFD_PEER_CLOSED')
+    expect((await failure(destination.completed)).code).toBe('ERR_MULTIFD_CLOSED')
+    await closing
+    expect(vmm.calls).toEqual(['stop', 'resume'])
+    await expectWorksNow(source, from)
+  })
+})
+
+describe('after commit', () => {
+  const ends: [string, Behaviour['at']][] = [
+    [
+      'a reset',
+      ({ kind, ...event }, peer) => {
+        if (kind === 'command' && 'command' in event && event.command === OWN_COMMAND_COMMIT) {
+          peer.main?.resetAndDestroy()
+        }
+        return 'answer'
+      },
+    ],
+    [
+      'a SHUT that says failed',
+      ({ kind, ...event }, peer) => {
+        if (kind !== 'command' || !('command' in event)) return 'answer'
+        if (event.command !== OWN_COMMAND_COMMIT) return 'answer'
+        peer.main?.write(Buffer.from('0001000400000001', 'hex'))
+        return 'silence'
+      },
+    ],
+    [
+      'silence',
+      ({ kind, ...event }) =>
+        kind === 'command' && 'command' in event && event.command === OWN_COMMAND_COMMIT
+          ? 'silence'
+          : 'answer',
+    ],
+  ]
+  for (const [end, at] of ends) {
+    it(`${end} leaves the guest stopped, status unknown, and tells the two ways out`, async () => {
+      await using from = filled(MIB)
+      await using peer = await RawDestination.listen(at === undefined ? {} : { at })
+      const vmm = recordingVmm()
+      const source = new MigrationSource({ memory: from, vmm, peerTimeoutMs: 500 })
+      const migration = source.migrate(peer.uri)
+      const error = await failure(migration.result)
+      expect(error.code).toBe('ERR_MULTIFD_STATE')
+      expect(error.message).toContain('look whether it runs there')
+      expect(error.message).toContain('resume it here by hand, never both')
+      expect(migration.status).toBe('unknown')
+      expect(vmm.calls).toEqual(['stop'])
+    })
+  }
+
+  it('a cancel comes too late: the migration completes', async () => {
+    await using from = filled(MIB)
+    const aborting = new AbortController()
+    await using peer = await RawDestination.listen({
+      at: (event) => {
+        if (event.kind === 'command' && event.command === OWN_COMMAND_COMMIT) aborting.abort()
+        return 'answer'
+      },
+    })
+    const vmm = recordingVmm()
+    const source = new MigrationSource({ memory: from, vmm })
+    const migration = source.migrate(peer.uri, { signal: aborting.signal })
+    await migration.result
+    expect(aborting.signal.aborted).toBe(true)
+    expect(migration.status).toBe('completed')
+    expect(vmm.calls).toEqual(['stop'])
+  })
+})
+
+describe('VMM callbacks that throw', () => {
+  const thrown = new Error('the machine is on fire')
+  const burn = (): never => {
+    throw thrown
+  }
+  const cases: [string, Partial<Vmm>, Partial<Device>, calls: string[]][] = [
+    ['stopping the guest', { stop: burn }, {}, ['resume']],
+    ['saving device "cpu"', {}, { save: async () => burn() }, ['stop', 'resume']],
+  ]
+  for (const [what, vmmPart, devicePart, calls] of cases) {
+    it(`${what}: named, with the cause, and the guest runs on`, async () => {
+      await using from = filled(MIB)
+      await using to = GuestMemory.allocate('ram', MIB)
+      const recording = recordingVmm()
+      const vmm = { ...recording, ...vmmPart }
+      await using destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
+        memory: to,
+        devices: [emptyState],
+      })
+      const devices = [{ ...emptyState, ...devicePart }]
+      const source = new MigrationSource({ memory: from, vmm, devices })
+      const error = await failure(source.migrate(destination.uri).result)
+      expect(error.code).toBe('ERR_MULTIFD_VMM')
+      expect(error.message).toBe(`${what} failed: the machine is on fire`)
+      expect(error.cause).toBe(thrown)
+      expect(recording.calls).toEqual(calls)
+      expect((await failure(destination.completed)).code).toBe('ERR_MULTIFD_PEER_CLOSED')
+    })
+  }
+
+  it('resuming: both failures are told', async () => {
+    await using from = filled(MIB)
+    await using peer = await RawDestination.listen()
+    const vmm = { stop: () => {}, resume: burn }
+    const devices = [{ ...emptyState, save: () => 'text' as unknown as Uint8Array }]
+    const source = new MigrationSource({ memory: from, vmm, devices })
+    const error = await failure(source.migrate(peer.uri).result)
+    expect(error.code).toBe('ERR_MULTIFD_VMM')
+    expect(error.message).toContain('resuming the guest failed: the machine is on fire')
+    expect(error.message).toContain('before that: saving device "cpu" gave string')
+  })
+
+  it('loading: named at the destination, and the guest runs on at the source', async () => {
+    await using from = filled(MIB)
+    await using to = GuestMemory.allocate('ram', MIB)
+    const vmm = recordingVmm()
+    await using destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
+      memory: to,
+      devices: [{ ...emptyState, load: burn }],
+    })
+    const source = new MigrationSource({ memory: from, vmm, devices: [emptyState] })
+    const sent = failure(source.migrate(destination.uri).result)
+    const error = await failure(destination.completed)
+    expect(error.code).toBe('ERR_MULTIFD_VMM')
+    expect(error.message).toContain('loading device "cpu" (instance 0) failed: the machine is')
+    expect((await sent).message).toContain('the migration failed there (SHUT 1)')
+    expect(vmm.calls).toEqual(['stop', 'resume'])
+    expect(destination.status).toBe('failed')
+  })
+})
