@@ -30,7 +30,7 @@ const PROGRESS_INTERVAL_MS = 100
 
 /** A running migration: iterate it for progress, await `result` for the end. */
 export interface Migration extends AsyncIterable<MigrationProgress> {
-  /** Rejects with a MultifdError; the guest then runs on here, unless the code is ERR_MULTIFD_STATE. */
+  /** Rejects with a MultifdError; the guest then runs on here, unless `status` is `unknown`. */
   readonly result: Promise<MigrationResult>
   readonly status: MigrationStatus
 }

@@ -12,8 +12,6 @@ export const ERROR_CODES = [
   'ERR_MULTIFD_CHANNEL',
   /** The peer closed or reset a connection before the migration was over. */
   'ERR_MULTIFD_PEER_CLOSED',
-  /** A zero-copy send was refused in a way that no fall-back covers. */
-  'ERR_MULTIFD_ZEROCOPY_LIMIT',
   /** The kernel, the build or the peer lacks something that was asked for. */
   'ERR_MULTIFD_UNSUPPORTED',
   /** The call does not fit the state the migration is in. */
@@ -51,10 +49,11 @@ export interface ErrorDetails {
 /** What every failure of a migration looks like. */
 export class MultifdError extends Error {
   readonly code: ErrorCode
-  readonly channelId?: number
-  readonly packetNum?: number
-  readonly syscall?: string
-  readonly errno?: string
+  // Declared only: what is not known is absent, not undefined.
+  declare readonly channelId?: number
+  declare readonly packetNum?: number
+  declare readonly syscall?: string
+  declare readonly errno?: string
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause })
