@@ -44,13 +44,7 @@ export class Child {
 
   /** The next line, which must be an object whose `event` is this one. */
   async expect<T>(event: string, { signal }: { signal: AbortSignal }): Promise<T> {
-    // A signal of its own per line: listeners on the comparison's signal would pile up.
-    const ended = AbortSignal.any([signal, AbortSignal.timeout(SILENCE_LIMIT_MS)])
-    const given = await Promise.race([this.#lines.next(), once(ended, 'abort')])
-    signal.throwIfAborted()
-    if (Array.isArray(given)) {
-      throw new Error(`${this.#name} said nothing for ${SILENCE_LIMIT_MS / 1e3} s`)
-    }
+    const given = await this.#within(SILENCE_LIMIT_MS, this.#lines.next(), signal)
     if (given.done === true) {
       await this.#exited
       throw new Error(
@@ -63,6 +57,27 @@ export class Child {
       throw new Error(`${this.#name} said ${given.value}, expected its "${event}" line`)
     }
     return line as T
+  }
+
+  // Plain timer and listener: Node 20 may collect a signal of AbortSignal.any() that nobody holds.
+  async #within<T>(limitMs: number, line: Promise<T>, signal: AbortSignal): Promise<T> {
+    signal.throwIfAborted()
+    let stop = () => {}
+    let timer: NodeJS.Timeout | undefined
+    const ended = new Promise<never>((_resolve, reject) => {
+      stop = () => reject(signal.reason)
+      signal.addEventListener('abort', stop)
+      const silent = () => reject(new Error(`${this.#name} said nothing for ${limitMs / 1e3} s`))
+      timer = setTimeout(silent, limitMs)
+    })
+    try {
+      const given = await Promise.race([line, ended])
+      signal.throwIfAborted() // the child's end may be seen before the abort that caused it
+      return given
+    } finally {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', stop)
+    }
   }
 
   say(line: string): void {

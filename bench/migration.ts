@@ -37,10 +37,10 @@ export async function runMigration(
   await using source = await start('source')
   const filled = await source.expect<SideReady>('ready', { signal })
   source.say(listening.uri ?? '')
-  const [sent, received] = await Promise.all([
+  const [sent, received] = await both(
     source.expect<SideDone>('done', { signal }),
     destination.expect<SideDone>('done', { signal }),
-  ])
+  )
   const ramIdentical = options.checksum ? sent.checksum === received.checksum : null
   if (ramIdentical === false) {
     throw new Error(`RAM differs: source ${sent.checksum}, destination ${received.checksum}`)
@@ -58,4 +58,16 @@ export async function runMigration(
 
 function sideOf(ready: SideReady, { event: _, checksum: __, ...done }: SideDone): Side {
   return { ...done, hugePageBytes: ready.hugePageBytes }
+}
+
+// When a migration fails, each side blames the other; a reader needs both sentences.
+async function both<T>(source: Promise<T>, destination: Promise<T>): Promise<[T, T]> {
+  const [sent, received] = await Promise.allSettled([source, destination])
+  if (sent.status === 'fulfilled' && received.status === 'fulfilled') {
+    return [sent.value, received.value]
+  }
+  const reasons = [sent, received].flatMap((side) =>
+    side.status === 'rejected' ? [String(side.reason)] : [],
+  )
+  throw new Error(`the migration failed\n${reasons.join('\n')}`)
 }

@@ -20,7 +20,9 @@ interface Ended {
 async function bench(...args: string[]): Promise<Ended> {
   if (!existsSync(MAIN)) throw new Error(`${MAIN} is missing: run "npm run build:ts" first`)
   try {
-    const ended = await promisify(execFile)(process.execPath, [MAIN, ...args])
+    // Ended before the test is: then its last words are in the failure.
+    const options = { timeout: 50_000 }
+    const ended = await promisify(execFile)(process.execPath, [MAIN, ...args], options)
     return { code: 0, ...ended }
   } catch (error) {
     const { code, stdout, stderr } = error as Ended
