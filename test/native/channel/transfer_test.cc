@@ -1,5 +1,6 @@
 // Tests of sending and receiving channels together, over loopback: every page arrives, a SYNC holds
 // back what is behind it, and whatever ends a channel, nothing of it is left.
+#include <functional>
 #include <map>
 
 #include "channel_fixture.h"
@@ -57,10 +58,12 @@ class Migration {
     }
   }
 
-  // One round over all channels, and a SYNC on each, not yet released. Returns its pages.
-  uint64_t send_round() {
+  // One round over all channels, and a SYNC on each, not yet released. Returns its pages. `then`
+  // runs when the round is collected, and nothing of it sent.
+  uint64_t send_round(const std::function<void()>& then = [] {}) {
     auto pages = ram_->begin_round();
     CHECK_OK(pages);
+    then();
     const std::vector<Extent> extents = ram_->plan(256 * 1024);
     std::vector<size_t> in_work(ends_.size());
     for (size_t i = 0; i < extents.size(); ++i) {
@@ -220,6 +223,23 @@ TEST("what is behind a SYNC is not read before the SYNC is released") {
   CHECK(migration.received(ReceiveCounter::kPackets) > packets);
   migration.release_syncs();
   migration.close();
+}
+
+TEST("a page written after its round was collected, and before it is sent, travels once") {
+  for (const TrackerKind tracker : {TrackerKind::kVmm, TrackerKind::kUserfaultfd}) {
+    Migration migration({.channels = 1, .size_bytes = 256 * kPageSize, .tracker = tracker});
+    for (uint64_t page = 0; page < 64; ++page) fill_page(migration.source_page(page), 1000);
+    migration.start();
+    CHECK_EQ(migration.send_round([&] { migration.write(5, 2000); }), 64U);
+    migration.expect_syncs();
+    migration.release_syncs();
+    CHECK(page_holds(migration.destination_page(5), 2000));
+    CHECK_EQ(migration.send_round(), 0U);
+    migration.expect_syncs();
+    migration.release_syncs();
+    migration.close();
+    CHECK(migration.equal());
+  }
 }
 
 TEST("a SYNC may be released before it arrives") {
