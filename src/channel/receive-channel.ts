@@ -12,6 +12,7 @@ import {
 } from '../kit/native.ts'
 import { type ReceiveCounters, readCounters, receiveCounterNames } from './counters.ts'
 import { EVENT, listen } from './native-events.ts'
+import { memoryTaken } from './send-channel.ts'
 
 export interface ReceiveChannelListener {
   /** Parked: reads on after `releaseSync`. */
@@ -28,6 +29,8 @@ export class ReceiveChannel {
   readonly closed: Promise<void>
   readonly #native: NativeReceiveChannel
   readonly #cells = new Float64Array(receiveCounterNames().length)
+  /** It was told to end, or has said why it ended. */
+  #over = false
 
   /** Takes the connection over. */
   constructor(
@@ -46,13 +49,18 @@ export class ReceiveChannel {
     this.closed = closed.promise
     listen(this.#native, (kind) => {
       if (kind === EVENT.SYNC_ARRIVED) listener.syncArrived(channelId)
-      if (kind === EVENT.PEER_END) listener.peerEnded(channelId)
+      if (kind === EVENT.PEER_END) {
+        this.#over = true
+        listener.peerEnded(channelId)
+      }
       if (kind === EVENT.FAILED) {
+        this.#over = true
         const cause = this.#native.error()
         if (cause !== null) listener.failed(toError(cause, about, { channelId }))
       }
       if (kind === EVENT.CLOSED) {
         this.#native.join()
+        if (!this.#over) listener.failed(memoryTaken(about, channelId))
         closed.resolve()
       }
     })
@@ -72,6 +80,7 @@ export class ReceiveChannel {
   }
 
   destroy(): Promise<void> {
+    this.#over = true
     this.#native.destroy()
     return this.closed
   }

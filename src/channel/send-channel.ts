@@ -39,6 +39,15 @@ export interface ExtentPages {
   dirtyPages: number
 }
 
+/** A thread ends unasked, and without an error, only if the memory it worked on was taken away. */
+export function memoryTaken(about: string, channelId: number): MultifdError {
+  return new MultifdError(
+    'ERR_MULTIFD_CLOSED',
+    `${about} ended: the guest memory was closed by its owner`,
+    { channelId },
+  )
+}
+
 export class SendChannel {
   readonly channelId: number
   /** Resolves when connected and introduced; rejects if the channel fails or is destroyed before. */
@@ -47,6 +56,8 @@ export class SendChannel {
   readonly closed: Promise<void>
   readonly #native: NativeSendChannel
   readonly #cells = new Float64Array(sendCounterNames().length)
+  /** It was told to end, or has said why it ended. */
+  #over = false
 
   constructor(group: NativeSendGroup, options: SendChannelOptions, listener: SendChannelListener) {
     const { channelId, endpoint, ...rest } = options
@@ -68,12 +79,15 @@ export class SendChannel {
         const cause = this.#native.error()
         if (cause === null) return
         const error = toError(cause, about, { channelId })
+        this.#over = true
         ready.reject(error)
         listener.failed(error)
       }
       if (kind === EVENT.CLOSED) {
         this.#native.join()
         ready.reject(new MultifdError('ERR_MULTIFD_CLOSED', `${about} was closed`, { channelId }))
+        if (!this.#over) listener.failed(memoryTaken(about, channelId))
+        this.#over = true
         closed.resolve()
       }
     })
@@ -104,12 +118,14 @@ export class SendChannel {
 
   /** Ends the channel after what was submitted: everything released, then an orderly close. */
   close(): Promise<void> {
+    this.#over = true
     this.#native.submitClose()
     return this.closed
   }
 
   /** Ends the channel now; the peer sees a reset if anything was in flight. */
   destroy(): Promise<void> {
+    this.#over = true
     this.#native.destroy()
     return this.closed
   }
@@ -122,9 +138,9 @@ export class SendChannel {
     this.#native.setPacingRate(bytesPerSecond)
   }
 
-  /** Credits bound what is queued; more is a mistake of ours. */
+  /** Credits bound what is queued; more is a mistake of ours. What is over needs no more. */
   #accepted(accepted: boolean): void {
-    if (accepted) return
+    if (accepted || this.#over) return
     throw new MultifdError('ERR_MULTIFD_STATE', `multifd channel ${this.channelId} takes no more`)
   }
 }
