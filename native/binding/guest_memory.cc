@@ -90,7 +90,9 @@ Napi::Value GuestMemoryWrap::create(const Napi::CallbackInfo& info) {
   if (!memory) return to_js(info.Env(), memory.error());
   Environment::of(info.Env()).own(*memory);
   // The array holds the WebAssembly.Memory objects, and so the memory behind them.
-  return make(info.Env(), std::move(*memory), list);
+  Napi::Object object = make(info.Env(), std::move(*memory), list);
+  from(object)->is_owner_ = true;
+  return object;
 }
 
 Napi::Value GuestMemoryWrap::from_token(const Napi::CallbackInfo& info) {
@@ -122,8 +124,8 @@ Napi::Value GuestMemoryWrap::blocks(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value GuestMemoryWrap::empty(const Napi::CallbackInfo& info) {
-  return run_work<bool>(
-      info.Env(), "multifd.empty",
+  return run_leased<bool>(
+      info.Env(), "multifd.empty", state_,
       [memory = state_]() -> Result<bool> {
         if (auto emptied = memory->empty(); !emptied) return emptied.error();
         return true;
@@ -152,8 +154,8 @@ Napi::Value GuestMemoryWrap::view(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value GuestMemoryWrap::populated_bytes(const Napi::CallbackInfo& info) {
-  return run_work<uint64_t>(
-      info.Env(), "multifd.populated",
+  return run_leased<uint64_t>(
+      info.Env(), "multifd.populated", state_,
       [memory = state_]() -> Result<uint64_t> {
         uint64_t pages = 0;
         std::vector<PageRange> ranges;
@@ -181,13 +183,15 @@ Napi::Value GuestMemoryWrap::is_at(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), same);
 }
 
-// close([ArrayBuffer]): stops the users, detaches the views, lets go of the memory.
+// close([ArrayBuffer]): detaches the views and lets go of the memory; the owner's stops its users.
 void GuestMemoryWrap::close(const Napi::CallbackInfo& info) {
   if (!state_) return;
   const auto views = info[0].As<Napi::Array>();
   for (uint32_t i = 0; i < views.Length(); ++i) views.Get(i).As<Napi::ArrayBuffer>().Detach();
-  state_->revoke();
-  Environment::of(info.Env()).disown(state_);
+  if (is_owner_) {
+    state_->revoke();
+    Environment::of(info.Env()).disown(state_);
+  }
   state_.reset();
   drop_kept();
 }

@@ -31,6 +31,7 @@ class GuestMemoryWrap : public Wrapped<GuestMemoryWrap, std::shared_ptr<GuestMem
   void close(const Napi::CallbackInfo& info);
 
   double token_ = 0;
+  bool is_owner_ = false;  // made here, not found by its token
 };
 
 }  // namespace multifd::binding

@@ -10,6 +10,10 @@ Error closed_memory() {
   return Error::make(ErrorCode::kClosed, "the guest memory was closed");
 }
 
+std::shared_ptr<GuestMemory> memory_of(const std::shared_ptr<RamState>& ram) {
+  return ram ? ram->memory().shared_from_this() : nullptr;
+}
+
 PageRange to_range(const Napi::Value& first, const Napi::Value& count) {
   return {to_uint64(first), to_uint64(count)};
 }
@@ -60,8 +64,8 @@ Napi::Value RamStateWrap::tracker(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value RamStateWrap::start(const Napi::CallbackInfo& info) {
-  return run_work<bool>(
-      info.Env(), "multifd.start",
+  return run_leased<bool>(
+      info.Env(), "multifd.start", memory_of(state_),
       [ram = state_]() -> Result<bool> {
         if (auto started = ram->start(); !started) return started.error();
         return true;
@@ -71,8 +75,8 @@ Napi::Value RamStateWrap::start(const Napi::CallbackInfo& info) {
 
 // Promise<number of pages> of a scan over all memory.
 Napi::Value RamStateWrap::scan(Napi::Env env, Result<uint64_t> (RamState::*work)()) {
-  return run_work<uint64_t>(
-      env, "multifd.scan", [ram = state_, work] { return (*ram.*work)(); },
+  return run_leased<uint64_t>(
+      env, "multifd.scan", memory_of(state_), [ram = state_, work] { return (*ram.*work)(); },
       [](Napi::Env result_env, uint64_t pages) -> Napi::Value {
         return Napi::Number::New(result_env, static_cast<double>(pages));
       });
@@ -93,8 +97,8 @@ Napi::Value RamStateWrap::collect_into_next(const Napi::CallbackInfo& info) {
 // plan(targetDirtyBytes): Promise<Float64Array> of block, first page, page count, dirty pages.
 Napi::Value RamStateWrap::plan(const Napi::CallbackInfo& info) {
   const uint64_t target_bytes = to_uint64(info[0]);
-  return run_work<std::vector<Extent>>(
-      info.Env(), "multifd.plan",
+  return run_leased<std::vector<Extent>>(
+      info.Env(), "multifd.plan", memory_of(state_),
       [ram = state_, target_bytes]() -> Result<std::vector<Extent>> {
         return ram->plan(target_bytes);
       },

@@ -4,10 +4,12 @@
 #include <napi.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <utility>
 
 #include "binding/convert.h"
+#include "guest/guest_memory.h"
 
 namespace multifd::binding {
 
@@ -49,6 +51,23 @@ Napi::Promise run_work(Napi::Env env, const char* name, typename PromiseWork<T>:
   auto* const item = new PromiseWork<T>(env, name, std::move(work), std::move(to_value));
   item->Queue();  // owns itself from here
   return item->promise();
+}
+
+// Work on guest memory: whoever closes the memory meanwhile waits for it, and what had not begun by
+// then gives ERR_MULTIFD_CLOSED. No memory at all (its object was closed) gives the same.
+template <typename T>
+Napi::Promise run_leased(Napi::Env env, const char* name, std::shared_ptr<GuestMemory> memory,
+                         typename PromiseWork<T>::Work work,
+                         typename PromiseWork<T>::ToValue to_value) {
+  return run_work<T>(
+      env, name,
+      [memory = std::move(memory), work = std::move(work)]() -> Result<T> {
+        if (!memory) return Error::make(ErrorCode::kClosed, "the guest memory was closed");
+        const auto lease = memory->lease([] {});
+        if (!lease) return lease.error();
+        return work();
+      },
+      std::move(to_value));
 }
 
 }  // namespace multifd::binding

@@ -169,7 +169,10 @@ export class GuestMemory implements AsyncDisposable {
     return checked(await this.native.populatedBytes(), 'asking for populated memory failed')
   }
 
-  /** Ends every migration that uses the memory, unmaps what is ours. Idempotent. */
+  /**
+   * Ends every migration that uses the memory, unmaps what is ours. Memory that came by its token is only
+   * let go. Idempotent.
+   */
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true

@@ -78,7 +78,7 @@ export interface NativeRamState {
   start(): Promise<undefined | NativeError>
   beginRound(): Promise<number | NativeError>
   extendRound(): Promise<number | NativeError>
-  plan(targetDirtyBytes: number): Promise<Float64Array>
+  plan(targetDirtyBytes: number): Promise<Float64Array | NativeError>
   collectIntoNext(): Promise<number | NativeError>
   close(): void
 }

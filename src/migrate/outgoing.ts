@@ -160,9 +160,7 @@ export class Outgoing {
       channels: settings.multifdChannels,
       bytesPerSecond: settings.maxBandwidthBytesPerSecond,
     })
-    const plan = tracker.ram.plan(target)
-    this.#work = plan
-    const numbers = await this.#own(plan)
+    const numbers = await this.#own(this.#unwrap<Float64Array>(tracker.ram.plan(target)))
     const extents: Extent[] = []
     for (let at = 0; at < numbers.length; at += 4) {
       const [blockIndex = 0, firstPage = 0, pageCount = 0, dirtyPages = 0] = numbers.subarray(at)

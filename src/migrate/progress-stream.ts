@@ -1,50 +1,67 @@
-// Progress as an async iterable: a slow reader sees the latest event of each status, never a backlog.
+// Progress as an async iterable: each reader sees the latest event of each status and round, never a
+// backlog, whoever else reads and however slowly.
 
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import type { MigrationProgress } from './progress.ts'
 
-/** Rounds of a migration that nobody watches must not pile up. */
+/** Rounds that a slow reader has not looked at must not pile up. */
 const EVENTS_MAX = 256
 
-export class ProgressStream implements AsyncIterable<MigrationProgress> {
-  #events: MigrationProgress[] = []
-  #arrived: Deferred<void> = deferred()
-  #end: Promise<unknown> | undefined
-  #watched = false
+interface Reader {
+  events: MigrationProgress[]
+  /** Resolved by the next event, and by the end. */
+  arrived: Deferred<void>
+}
 
-  /** Somebody iterates: until then nothing needs to be built. */
+export class ProgressStream implements AsyncIterable<MigrationProgress> {
+  readonly #readers = new Set<Reader>()
+  #last: MigrationProgress | undefined
+  #end: Promise<unknown> | undefined
+
+  /** Somebody iterates: otherwise nothing needs to be built. */
   get watched(): boolean {
-    return this.#watched
+    return this.#readers.size > 0
   }
 
   push(event: MigrationProgress): void {
-    // Only a change of status or round is worth a place of its own.
-    const last = this.#events.at(-1)
-    if (last?.status === event.status && last.round === event.round) this.#events.pop()
-    if (this.#events.length === EVENTS_MAX) this.#events.shift()
-    this.#events.push(event)
-    this.#arrived.resolve()
+    this.#last = event
+    for (const { events, arrived } of this.#readers) {
+      // Only a change of status or round is worth a place of its own.
+      const last = events.at(-1)
+      if (last?.status === event.status && last.round === event.round) events.pop()
+      if (events.length === EVENTS_MAX) events.shift()
+      events.push(event)
+      arrived.resolve()
+    }
   }
 
   /** No more events; readers then see how `result` ends. */
   end(result: Promise<unknown>): void {
     this.#end = result
-    this.#arrived.resolve()
+    for (const { arrived } of this.#readers) arrived.resolve()
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<MigrationProgress, void, void> {
-    this.#watched = true
-    for (;;) {
-      const event = this.#events.shift()
-      if (event !== undefined) {
-        yield event
-      } else if (this.#end !== undefined) {
-        await this.#end
-        return
-      } else {
-        this.#arrived = deferred()
-        await this.#arrived.promise
+    const reader: Reader = {
+      events: this.#last === undefined ? [] : [this.#last],
+      arrived: deferred(),
+    }
+    this.#readers.add(reader)
+    try {
+      for (;;) {
+        const event = reader.events.shift()
+        if (event !== undefined) {
+          yield event
+        } else if (this.#end !== undefined) {
+          await this.#end
+          return
+        } else {
+          reader.arrived = deferred()
+          await reader.arrived.promise
+        }
       }
+    } finally {
+      this.#readers.delete(reader)
     }
   }
 }
