@@ -4,6 +4,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { readStartOptions } from '../examples/v86/start-options.ts'
 import { GuestMemory } from '../src/index.ts'
 import { checkDestinationOptions } from '../src/migrate/destination-options.ts'
 import { checkSourceOptions } from '../src/migrate/source-options.ts'
@@ -124,6 +125,15 @@ describe('the options in README.md', () => {
     expect(declared.length).toBeGreaterThan(0)
     expect(new Set(listed)).toEqual(new Set(declared))
   })
+})
+
+it('what README.md shows of npm start is a run with its defaults', () => {
+  const plan = readStartOptions([])
+  if (!plan.ok) throw new Error('npm start without options is refused')
+  const { memoryMib, workingSetMib, rate, channels } = plan.options
+  expect(read('README.md')).toContain(
+    `guest with ${memoryMib} MiB, rewriting ${workingSetMib} MiB at ${rate} pages/s; ${channels} channels`,
+  )
 })
 
 describe('SPECIFICATION.md', () => {
