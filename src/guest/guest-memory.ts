@@ -2,6 +2,7 @@
 // memfd or a mapped file. It owns mappings, never pages in flight; the channels work on the native
 // side of it.
 
+import { constants } from 'node:buffer'
 import { isArrayBuffer } from 'node:util/types'
 import { MultifdError } from '../kit/errors.ts'
 import { PAGE_SIZE_BYTES, RAM_BLOCKS_MAX } from '../kit/limits.ts'
@@ -136,12 +137,20 @@ export class GuestMemory implements AsyncDisposable {
 
   /**
    * The bytes of one block, over the mapping itself. Detached by `close()`.
-   * @throws RangeError for a block this memory does not have.
+   * @throws RangeError for a block this memory does not have, or one larger than a view of this Node
+   * can be (4 GiB in Node 20).
    */
   view(idstr: string): Uint8Array<ArrayBuffer> {
     const index = this.blockIndex(idstr)
     let view = this.#views.get(index)
     if (view === undefined) {
+      const usedLength = this.blocks[index]?.usedLength ?? 0
+      if (usedLength > constants.MAX_LENGTH) {
+        throw new RangeError(
+          `RAM block "${idstr}" has ${usedLength} bytes, and a view of this Node at most ` +
+            `${constants.MAX_LENGTH}: make it several blocks, or reach it by its file`,
+        )
+      }
       const buffer = this.native.view(index)
       if (buffer === null) throw closed()
       view = new Uint8Array(buffer)

@@ -1,5 +1,6 @@
 // GuestMemory: every kind of it, what it gives out and takes back. Bad options have a test of their own.
 
+import { constants } from 'node:buffer'
 import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -93,6 +94,27 @@ describe('files', () => {
     const nowhere = join(path, 'missing', 'ram')
     expect(() => GuestMemory.openFile('ram', nowhere, MIB)).toThrow(/missing.*ENOENT/)
     expect(() => GuestMemory.openFile('ram', '/dev/null', MIB)).toThrow('not a regular file')
+  })
+})
+
+describe('a block larger than a view', () => {
+  it('can be had, but not viewed: the error says so, and the process lives', async () => {
+    const sizeBytes = constants.MAX_LENGTH + 4096
+    if (sizeBytes > 2 ** 46) return // a Node whose views hold whatever can be mapped
+    await using memory = GuestMemory.openMemfd('ram', sizeBytes)
+    expect(() => memory.view('ram')).toThrow(RangeError)
+    expect(() => memory.view('ram')).toThrow(`has ${sizeBytes} bytes, and a view of this Node`)
+    memory.discard('ram', sizeBytes - 4096, 4096)
+    expect(await memory.populatedBytes()).toBe(0)
+  })
+
+  it('is the limit: the largest view reaches its last byte', async () => {
+    const sizeBytes = Math.min(constants.MAX_LENGTH, 2 ** 33)
+    await using memory = GuestMemory.openMemfd('ram', sizeBytes)
+    const view = memory.view('ram')
+    view[sizeBytes - 1] = 1
+    expect(view.length).toBe(sizeBytes)
+    expect(await memory.populatedBytes()).toBe(4096)
   })
 })
 
