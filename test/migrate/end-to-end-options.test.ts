@@ -1,7 +1,7 @@
 // What a caller can choose, end to end: addresses, blocks, devices, limits, thresholds; and what he is
 // told while it runs.
 
-import { existsSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readSync, rmSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
@@ -74,6 +74,47 @@ describe('RAM blocks', () => {
     for (const { idstr } of from.blocks) fillPages(from.view(idstr), seed + idstr.length)
     await migrateOnce({ from, to, source: { multifdChannels: 2 } })
     for (const { idstr } of from.blocks) expectSamePages(to.view(idstr), from.view(idstr))
+  })
+
+  it('are not read where nothing was ever written: 64 GiB with a page at each end', async () => {
+    const sizeBytes = 64 * 1024 * MIB
+    const paths = ['from', 'to'].map((side) => join(tmpdir(), `multifd-${process.pid}-${side}`))
+    const [fromPath = '', toPath = ''] = paths
+    // Files, as the test reaches into memory that is larger than a view.
+    await using from = GuestMemory.openFile('ram', fromPath, sizeBytes)
+    await using to = GuestMemory.openFile('ram', toPath, sizeBytes)
+    const [fromFile, toFile] = paths.map((path) => openSync(path, 'r+')) as [number, number]
+    const ends = [0, sizeBytes - 4096]
+    for (const at of ends) writeSync(fromFile, 'guest', at)
+    const { result } = await migrateOnce({ from, to, source: { dirty: 'userfaultfd' } })
+    for (const at of ends) {
+      const got = Buffer.alloc(5)
+      readSync(toFile, got, 0, 5, at)
+      expect(got.toString()).toBe('guest')
+    }
+    expect(result.normalPages).toBe(2)
+    expect(result.zeroPages).toBe(0)
+    expect(await to.populatedBytes()).toBe(2 * 4096)
+    expect(await from.populatedBytes()).toBe(2 * 4096)
+    for (const file of [fromFile, toFile]) closeSync(file)
+    for (const path of paths) rmSync(path)
+  })
+
+  it('that are empty altogether arrive', async () => {
+    await using from = GuestMemory.allocate('ram', 64 * MIB)
+    await using to = GuestMemory.allocate('ram', 64 * MIB)
+    to.view('ram').fill(1, 0, MIB)
+    const { result } = await migrateOnce({ from, to })
+    expect(result.normalPages).toBe(0)
+    expect(await to.populatedBytes()).toBe(0)
+  })
+
+  it('travel over 255 channels, too', async () => {
+    await using from = filled(4 * MIB)
+    await using to = GuestMemory.allocate('ram', 4 * MIB)
+    const { result } = await migrateOnce({ from, to, source: { multifdChannels: 255 } })
+    expect(result.channels).toHaveLength(255)
+    expectSamePages(to.view('ram'), from.view('ram'))
   })
 
   it('refuses other blocks by name and size', async () => {

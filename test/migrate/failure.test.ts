@@ -316,6 +316,29 @@ describe('after commit', () => {
     })
   }
 
+  it('ready and a reset in one breath: whatever comes first, there is one owner', async () => {
+    for (let attempt = 0; attempt < 20; attempt += 1) {
+      await using from = filled(MIB)
+      await using peer = await RawDestination.listen({
+        at: ({ kind }, { main }) => {
+          if (kind !== 'vmdescription') return 'answer'
+          main?.write(Buffer.from('0001000400000000', 'hex'))
+          if (attempt % 2 === 0) main?.resetAndDestroy()
+          else setImmediate(() => main?.resetAndDestroy())
+          return 'silence'
+        },
+      })
+      const vmm = recordingVmm()
+      const migration = new MigrationSource({ memory: from, vmm }).migrate(peer.uri)
+      const { code } = await failure(migration.result)
+      const outcome = `${migration.status} ${code} ${vmm.calls}`
+      expect([
+        'unknown ERR_MULTIFD_STATE stop',
+        'failed ERR_MULTIFD_PEER_CLOSED stop,resume',
+      ]).toContain(outcome)
+    }
+  })
+
   it('a cancel comes too late: the migration completes', async () => {
     await using from = filled(MIB)
     const aborting = new AbortController()
