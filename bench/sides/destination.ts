@@ -3,7 +3,7 @@
 import { GuestMemory, MigrationDestination } from '../../src/index.ts'
 import { BLOCK_NAME, checksum, prefault, residentBytes } from './guest.ts'
 import { nextLine, readOptions, say } from './lines.ts'
-import { hugePageBytes, MemoryWatch, Meter } from './meter.ts'
+import { hugePageBytes, MemoryWatch, Meter, settle } from './meter.ts'
 
 const options = readOptions()
 const { guest } = options
@@ -15,6 +15,7 @@ const memory =
 // Anonymous memory is touched beforehand, as the plain C++ loop's is, and the library is told that
 // it is all zero: emptying it would make the first touch part of the transfer again.
 if (guest.kind === 'anonymous') prefault(memory)
+await settle()
 
 const watch = options.watchMemory ? new MemoryWatch() : undefined
 const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {

@@ -3,7 +3,7 @@
 import { GuestMemory, MigrationSource } from '../../src/index.ts'
 import { BLOCK_NAME, checksum, populate, residentBytes } from './guest.ts'
 import { nextLine, readOptions, say } from './lines.ts'
-import { hugePageBytes, MemoryWatch, Meter } from './meter.ts'
+import { hugePageBytes, MemoryWatch, Meter, settle } from './meter.ts'
 
 const options = readOptions()
 const { guest } = options
@@ -13,6 +13,7 @@ const memory =
     ? GuestMemory.openMemfd(BLOCK_NAME, guest.sizeBytes)
     : GuestMemory.allocate(BLOCK_NAME, guest.sizeBytes, { hugePages: guest.hugePages })
 populate(memory, guest)
+await settle()
 say({ event: 'ready', hugePageBytes: hugePageBytes() })
 const uri = await line
 
