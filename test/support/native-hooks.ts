@@ -29,7 +29,10 @@ export class RamStates implements Disposable {
   }
 }
 
-/** The method still does its work, but begins it some turns of the event loop later. */
+/**
+ * The method still does its work, but begins it only when every thread of the addon has ended and many
+ * turns of the event loop have passed: whoever does not wait for it is over by then.
+ */
 export function delayed<T extends object>(
   target: T,
   method: keyof T & string,
@@ -39,13 +42,16 @@ export function delayed<T extends object>(
   Object.defineProperty(target, method, {
     value: async (...given: unknown[]) => {
       on.begin()
-      for (let turn = 0; turn < 20; turn += 1) await nextTurn()
+      for (let turn = 0; turn < 1e5 && threads() > 0; turn += 1) await nextTurn()
+      for (let turn = 0; turn < 200; turn += 1) await nextTurn()
       const value = await original.apply(target, given)
       on.end()
       return value
     },
   })
 }
+
+const threads = (): number => native().census().threads ?? 0
 
 /** Records every sending channel, with the cells of its counters, until it is disposed of. */
 export class SendChannels implements Disposable {
