@@ -1,0 +1,126 @@
+// The end of the example: turns what both sides measured into the verdict, as one JSON object and as a
+// few lines to read. It measures nothing.
+import { mega, paint } from './display.ts'
+import type { Move } from './source.ts'
+
+/** The last line of `npm start -- --json`. Times in milliseconds, rates per second. */
+export type Verdict = {
+  readonly status: 'completed'
+  readonly rounds: number
+  readonly dirtySyncCount: number
+  readonly transferredBytes: number
+  readonly totalTimeMs: number
+  /**
+   * Last guest instruction at the source to first at the destination, less the hashing in between;
+   * one monotonic clock.
+   */
+  readonly downtimeMs: number
+  /** Hashing the stopped guest's RAM at both sides. */
+  readonly verifyMs: number
+  readonly sourceVerifyMs: number
+  readonly destinationVerifyMs: number
+  readonly throughputBytesPerSecond: number
+  readonly channels: number
+  readonly perChannel: readonly { channelId: number; sentBytes: number; packets: number }[]
+  readonly engine: string
+  readonly zeroCopy: string
+  readonly dirtyTracker: string
+  readonly ramIdentical: boolean
+  /** What the guest found wrong in its own memory, before and after the move. */
+  readonly guestErrors: number
+  readonly guestPagesChecked: number
+  /** While it was being migrated; the same before and after it. */
+  readonly guestPagesPerSecond: number
+  readonly guestPagesPerSecondBefore: number
+  readonly guestPagesPerSecondAfter: number
+  /** CPU time of the channel threads per 10^9 bytes transferred. */
+  readonly cpuSecondsPerGb: number
+  readonly sourceCpuSecondsPerGb: number
+  readonly destinationCpuSecondsPerGb: number
+}
+
+export function judge(move: Move): Verdict {
+  const { result, arrived, checked } = move
+  const gigabytes = result.transferredBytes / 1e9
+  const sourceCpuSeconds = result.channels.reduce(
+    (sum, { cpuNanoseconds }) => sum + cpuNanoseconds / 1e9,
+    0,
+  )
+  return {
+    status: result.status,
+    rounds: result.rounds,
+    dirtySyncCount: result.dirtySyncCount,
+    transferredBytes: result.transferredBytes,
+    totalTimeMs: result.totalTimeMs - arrived.verifyMs,
+    downtimeMs: arrived.firstInstructionAtMs - move.lastInstructionAtMs - arrived.verifyMs,
+    verifyMs: move.sourceVerifyMs + arrived.verifyMs,
+    sourceVerifyMs: move.sourceVerifyMs,
+    destinationVerifyMs: arrived.verifyMs,
+    throughputBytesPerSecond: throughput(move),
+    channels: result.channels.length,
+    perChannel: result.channels.map(({ channelId, sentBytes, packets }) => ({
+      channelId,
+      sentBytes,
+      packets,
+    })),
+    engine: result.engine,
+    zeroCopy: result.zeroCopy,
+    dirtyTracker: result.dirtyTracker,
+    ramIdentical: arrived.ramHash === move.sourceHash,
+    guestErrors: checked.guestErrors,
+    guestPagesChecked: checked.pagesChecked,
+    guestPagesPerSecond: move.pagesPerSecondDuring,
+    guestPagesPerSecondBefore: move.pagesPerSecondBefore,
+    guestPagesPerSecondAfter: checked.pagesPerSecond,
+    cpuSecondsPerGb: (sourceCpuSeconds + arrived.channelCpuSeconds) / gigabytes,
+    sourceCpuSecondsPerGb: sourceCpuSeconds / gigabytes,
+    destinationCpuSecondsPerGb: arrived.channelCpuSeconds / gigabytes,
+  }
+}
+
+/** The library's throughput counts to the destination's last word; the hashing in between is ours. */
+function throughput({ result, arrived }: Move): number {
+  const spanSeconds = result.transferredBytes / result.throughputBytesPerSecond
+  return result.transferredBytes / (spanSeconds - arrived.verifyMs / 1000)
+}
+
+/** The same guest, unharmed, and still alive. */
+export function passed(verdict: Verdict): boolean {
+  return verdict.ramIdentical && verdict.guestErrors === 0 && verdict.guestPagesChecked > 0
+}
+
+export function verdictText(verdict: Verdict, colour: boolean): string {
+  const good = passed(verdict)
+  const headline = good
+    ? 'The guest was moved while it ran, and is unharmed.'
+    : 'The guest was moved, but is not the same: this is a defect.'
+  const painted = paint(['bold', good ? 'green' : 'red'], headline, colour)
+  const ms = (value: number): string => value.toFixed(1)
+  const whole = (value: number): string => String(Math.round(value))
+  const cpu = (value: number): string => value.toFixed(2)
+  const rows: readonly [string, string][] = [
+    ['rounds', `${verdict.rounds} in ${whole(verdict.totalTimeMs)} ms`],
+    [
+      'transferred',
+      `${mega(verdict.transferredBytes)} MB at ${mega(verdict.throughputBytesPerSecond)} MB/s, ${verdict.channels} channels, ${verdict.engine}, zero-copy ${verdict.zeroCopy}`,
+    ],
+    [
+      'CPU',
+      `${cpu(verdict.cpuSecondsPerGb)} s per GB in channel threads: source ${cpu(verdict.sourceCpuSecondsPerGb)}, destination ${cpu(verdict.destinationCpuSecondsPerGb)}`,
+    ],
+    [
+      'downtime',
+      `${ms(verdict.downtimeMs)} ms, without hashing (source ${ms(verdict.sourceVerifyMs)} ms, destination ${ms(verdict.destinationVerifyMs)} ms)`,
+    ],
+    ['RAM identical', verdict.ramIdentical ? 'yes' : 'NO'],
+    [
+      'guest errors',
+      `${verdict.guestErrors}, after ${verdict.guestPagesChecked} more pages checked at the destination`,
+    ],
+    [
+      'guest pages/s',
+      `${whole(verdict.guestPagesPerSecondBefore)} before, ${whole(verdict.guestPagesPerSecond)} during, ${whole(verdict.guestPagesPerSecondAfter)} after`,
+    ],
+  ]
+  return [painted, ...rows.map(([name, text]) => `  ${name.padEnd(14)} ${text}`)].join('\n')
+}
