@@ -7,7 +7,12 @@
       "target_name": "multifd",
       "sources": ["<@(core_sources)", "<@(binding_sources)"],
       "include_dirs": ["native"],
-      "defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS"],
+      # The last: a worker that is terminated cannot be thrown at, which must not be fatal.
+      "defines": [
+        "NAPI_VERSION=9",
+        "NAPI_DISABLE_CPP_EXCEPTIONS",
+        "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
+      ],
       "cflags!": ["-fno-exceptions", "-O3"],
       "cflags": ["-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror", "-fvisibility=hidden"],
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-fno-rtti"],

@@ -8,11 +8,14 @@ export class RawConnection {
   readonly socket: Socket
   readonly #received: Buffer[] = []
   readonly closed: Promise<unknown>
+  /** Resolves when the other end closed or reset the connection. */
+  readonly gone: Promise<unknown>
 
   constructor(socket: Socket) {
     this.socket = socket
     socket.on('error', () => {}) // resets are expected
     socket.on('data', (bytes: Buffer) => this.#received.push(bytes))
+    this.gone = new Promise((resolve) => socket.once('end', resolve).once('close', resolve))
     this.closed = new Promise((resolve) => socket.once('close', resolve))
   }
 

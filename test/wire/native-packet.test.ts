@@ -174,7 +174,9 @@ describe('native and TypeScript decoders agree', () => {
   })
 
   it('except for a packet_num above 2^53-1 and a name that is not UTF-8', () => {
-    const one = { flags: 0, packetNum: 1, name: '', block: 'pc.ram', normal: [0], zero: [] }
+    const one: Packet = {
+      ...{ flags: 0, packetNum: 1, name: '', block: 'pc.ram', normal: [0], zero: [] },
+    }
     const large = encode(one)
     viewOf(large).setUint32(24, 0x0020_0000)
     const strange = encode(one)
