@@ -14,7 +14,8 @@ const BAR_CELLS = 24
 export interface Display {
   booting(options: StartOptions, destinationPid: number | undefined): void
   progress(progress: MigrationProgress): void
-  arrived(): void
+  /** The guest runs at the destination. */
+  arrived(downtimeMs: number): void
   /** Nothing more comes; what is drawn stays. */
   end(): void
 }
@@ -58,8 +59,8 @@ class LineDisplay implements Display {
     this.#line(`${overallText(progress)}, channels ${channels || '-'} MB/s`)
   }
 
-  arrived(): void {
-    this.#line(ARRIVED)
+  arrived(downtimeMs: number): void {
+    this.#line(arrivedText(downtimeMs))
   }
 
   end(): void {}
@@ -109,8 +110,8 @@ class LiveDisplay implements Display {
     ])
   }
 
-  arrived(): void {
-    this.#show([this.#paint('bold', this.#last), ARRIVED])
+  arrived(downtimeMs: number): void {
+    this.#show([this.#paint('bold', this.#last), arrivedText(downtimeMs)])
   }
 
   end(): void {
@@ -126,7 +127,9 @@ class LiveDisplay implements Display {
   }
 }
 
-const ARRIVED = 'the guest runs at the destination and checks its memory'
+function arrivedText(downtimeMs: number): string {
+  return `downtime ${downtimeMs.toFixed(1)} ms; the guest runs at the destination and checks its memory`
+}
 
 function bootingText(options: StartOptions, destinationPid: number | undefined): string {
   const { memoryMib, workingSetMib, rate, channels } = options

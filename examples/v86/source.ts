@@ -25,7 +25,8 @@ export type Move = {
   readonly result: MigrationResult
   readonly arrived: Arrived
   readonly checked: Checked
-  readonly lastInstructionAtMs: number
+  /** Last guest instruction here to first there, less the hashing in between. */
+  readonly downtimeMs: number
   readonly sourceHash: string
   readonly sourceVerifyMs: number
   readonly pagesPerSecondBefore: number
@@ -78,12 +79,14 @@ export async function moveGuest(
     const pagesPerSecondDuring = rate.perSecond(performance.now() - sinceMs(lastInstructionAtMs))
     const { hash: sourceHash, tookMs: sourceVerifyMs } = hashRam(machine)
     const arrived = await destination.next('arrived', signal)
-    display.arrived()
+    // The guest stood still while it was hashed, but that is the example's doing.
+    const downtimeMs = arrived.firstInstructionAtMs - lastInstructionAtMs - arrived.verifyMs
+    display.arrived(downtimeMs)
     return {
       result,
       arrived,
       checked: await destination.next('checked', signal),
-      lastInstructionAtMs,
+      downtimeMs,
       sourceHash,
       sourceVerifyMs,
       pagesPerSecondBefore,

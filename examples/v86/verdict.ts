@@ -52,7 +52,7 @@ export function judge(move: Move): Verdict {
     dirtySyncCount: result.dirtySyncCount,
     transferredBytes: result.transferredBytes,
     totalTimeMs: result.totalTimeMs - arrived.verifyMs,
-    downtimeMs: arrived.firstInstructionAtMs - move.lastInstructionAtMs - arrived.verifyMs,
+    downtimeMs: move.downtimeMs,
     verifyMs: move.sourceVerifyMs + arrived.verifyMs,
     sourceVerifyMs: move.sourceVerifyMs,
     destinationVerifyMs: arrived.verifyMs,
