@@ -67,7 +67,8 @@ Result<InitialPacket> parse_initial_packet(std::span<const uint8_t, kInitialPack
   std::copy_n(bytes.data() + kAtUuid, packet.uuid.size(), packet.uuid.begin());
   packet.channel_id = bytes[kAtChannelId];
   if (packet.channel_id >= kChannelsMax) {
-    return Error::make(ErrorCode::kHandshake, "got an initial packet of channel %u, expected 0 to %u",
+    return Error::make(ErrorCode::kHandshake,
+                       "got an initial packet of channel %u, expected 0 to %u",
                        unsigned{packet.channel_id}, kChannelsMax - 1);
   }
   return packet;
