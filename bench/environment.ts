@@ -1,5 +1,5 @@
-// What a figure must be read with: the machine, the kernel's settings that move it, and the state of
-// the source tree. Everything here is read-only and may be missing ("unknown").
+// What a figure must be read with: the machine, the kernel's settings that move it, and the state
+// of the source tree. Everything here is read-only and may be missing ("unknown").
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'

@@ -1,6 +1,6 @@
 // Builds the test-only addon (test/support/writer.cc) with node-gyp into build-test/. Does nothing
-// if what is there is newer than the source. The result appears by a rename, so that several callers
-// at once do no harm.
+// if what is there is newer than the source. The result appears by a rename, so that several
+// callers at once do no harm.
 import { spawnSync } from 'node:child_process'
 import {
   copyFileSync,

@@ -1,6 +1,8 @@
 // Builds the native addon when the package is installed. Says which tool is missing, and how to get
 // it, before node-gyp would fail in its own words.
 import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 
 const TOOLS = [
   { command: 'python3', debianPackage: 'python3' },
@@ -27,6 +29,9 @@ if (missing.length > 0) {
   process.exit(1)
 }
 
+// The headers that came with this Node spare a download; without them node-gyp fetches its own.
+const prefix = dirname(dirname(process.execPath))
+const headers = existsSync(join(prefix, 'include/node/node_api.h')) ? [`--nodedir=${prefix}`] : []
 // npm puts node-gyp on the PATH of install scripts.
-const { status } = spawnSync('node-gyp', ['rebuild'], { stdio: 'inherit' })
+const { status } = spawnSync('node-gyp', ['rebuild', ...headers], { stdio: 'inherit' })
 process.exit(status ?? 1)

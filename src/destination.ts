@@ -1,5 +1,6 @@
-// MigrationDestination: listens, gathers the connections of one migration, wires them to guest memory
-// and the main stream, and takes all of it down again. One of the two places that know every room.
+// MigrationDestination: listens, gathers the connections of one migration, wires them to guest
+// memory and the main stream, and takes all of it down again. One of the two places that know every
+// room.
 
 import { Acceptor, introductionProblem } from './channel/accept.ts'
 import { ReceiveChannel } from './channel/receive-channel.ts'
@@ -30,8 +31,8 @@ import type { Configuration } from './wire/main-stream-events.ts'
 import { formatUuid, sameUuid } from './wire/uuid.ts'
 
 /**
- * The side that gets the guest: takes one migration, then is over. To take another, or the next attempt
- * after a failure, listen again, with the same memory if you like.
+ * The side that gets the guest: takes one migration, then is over. To take another, or the next
+ * attempt after a failure, listen again, with the same memory if you like.
  *
  * ```ts
  * await using destination = await MigrationDestination.listen('tcp:127.0.0.1:4444', { memory })
@@ -57,8 +58,8 @@ export class MigrationDestination implements AsyncDisposable {
 
   /**
    * Listens on `tcp:HOST:PORT` (port 0: any free one) or `unix:PATH` for one migration.
-   * @throws TypeError or RangeError for bad options, MultifdError ERR_MULTIFD_CHANNEL if the address
-   * is not to be had, ERR_MULTIFD_UNSUPPORTED beyond this machine without `allowPlaintext`.
+   * @throws TypeError or RangeError for bad options, MultifdError ERR_MULTIFD_CHANNEL if the
+   * address is not to be had, ERR_MULTIFD_UNSUPPORTED beyond this machine without `allowPlaintext`.
    */
   static async listen(
     uri: string,

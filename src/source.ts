@@ -36,8 +36,8 @@ export interface Migration extends AsyncIterable<MigrationProgress> {
 }
 
 /**
- * The side that has the guest. One migration at a time; after a failed or cancelled one the next can
- * start at once.
+ * The side that has the guest. One migration at a time; after a failed or cancelled one the next
+ * can start at once.
  *
  * ```ts
  * const source = new MigrationSource({ memory, vmm: { stop, resume } })
@@ -56,7 +56,8 @@ export class MigrationSource {
   }
 
   /**
-   * Starts to migrate to `uri`: `tcp:HOST:PORT` or `unix:PATH`, where a MigrationDestination listens.
+   * Starts to migrate to `uri`: `tcp:HOST:PORT` or `unix:PATH`, where a MigrationDestination
+   * listens.
    * @param options.signal cancels; the guest then runs on here.
    * @throws TypeError for a malformed URI; MultifdError ERR_MULTIFD_STATE while a migration runs.
    */

@@ -30,8 +30,8 @@ export function hugePageBytes(): number {
 
 /**
  * Collects what the preparation left, and lets V8's overdue housekeeping run: filling gigabytes
- * keeps the event loop busy for seconds, and the collection that waits behind it would be counted as
- * the migration's.
+ * keeps the event loop busy for seconds, and the collection that waits behind it would be counted
+ * as the migration's.
  */
 export async function settle(): Promise<void> {
   setFlagsFromString('--expose-gc')

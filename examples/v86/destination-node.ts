@@ -41,8 +41,8 @@ export class DestinationNode implements AsyncDisposable {
   }
 
   /**
-   * The next report, which must be of this kind. Rejects when the destination failed or is gone, or with
-   * the signal's reason.
+   * The next report, which must be of this kind. Rejects when the destination failed or is gone, or
+   * with the signal's reason.
    */
   async next<K extends DestinationReport['kind']>(
     kind: K,

@@ -1,6 +1,6 @@
-// The destination's VMM, a process of its own: an empty machine that takes one migration, hashes the
-// RAM it got, runs the guest on and lets it check itself. main.ts starts it, with its plan as the
-// argument, and it ends when main.ts lets go of it or is gone.
+// The destination's VMM, a process of its own: an empty machine that takes one migration, hashes
+// the RAM it got, runs the guest on and lets it check itself. main.ts starts it, with its plan as
+// the argument, and it ends when main.ts lets go of it or is gone.
 import { type Device, MigrationDestination } from '../../src/index.ts'
 import { DEVICES_NAME, guestMemoryOf, hashRam, PageRate, waitFor } from './guest-ram.ts'
 import { V86Machine } from './machine.ts'
@@ -68,7 +68,8 @@ async function letItCheck(machine: V86Machine): Promise<DestinationReport> {
   }
 }
 
-// Ctrl-C reaches every process of the terminal, but only the source decides what becomes of the guest.
+// Ctrl-C reaches every process of the terminal, but only the source decides what becomes of the
+// guest.
 process.on('SIGINT', () => {})
 process.on('disconnect', () => process.exit())
 

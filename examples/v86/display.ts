@@ -6,7 +6,9 @@ import { createLogUpdate } from 'log-update'
 import type { MigrationProgress } from '../../src/index.ts'
 import type { StartOptions } from './start-options.ts'
 
-/** Plain lines: one per status, and per round or second, but not one for each of many short rounds. */
+/**
+ * Plain lines: one per status, and per round or second, but not one for each of many short rounds.
+ */
 const LINE_INTERVAL_MS = 1_000
 const ROUND_INTERVAL_MS = 100
 const BAR_CELLS = 24
@@ -31,7 +33,9 @@ export function hasColour(stream: WriteStream): boolean {
   return stream.isTTY === true && stream.hasColors()
 }
 
-/** Colours if told to: by itself styleText would ask about stdout, which is not always the stream. */
+/**
+ * Colours if told to: by itself styleText would ask about stdout, which is not always the stream.
+ */
 export function paint(
   style: Parameters<typeof styleText>[0],
   text: string,

@@ -1,5 +1,5 @@
-// The guest's RAM as both nodes of the example name it to the library, how they hash it, and how they
-// wait for a guest: by its own counters. It moves nothing itself.
+// The guest's RAM as both nodes of the example name it to the library, how they hash it, and how
+// they wait for a guest: by its own counters. It moves nothing itself.
 import { createHash } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { GuestMemory } from '../../src/index.ts'

@@ -1,5 +1,5 @@
-// `npm start`: reads the options, turns Ctrl-C into a cancelled migration, prints what came of it, and
-// chooses the exit code. What happens in between is in source.ts.
+// `npm start`: reads the options, turns Ctrl-C into a cancelled migration, prints what came of it,
+// and chooses the exit code. What happens in between is in source.ts.
 import { createDisplay, hasColour } from './display.ts'
 import { describeError } from './nodes.ts'
 import { moveGuest } from './source.ts'

@@ -1,6 +1,6 @@
-// The source's VMM: boots the guest, migrates it while it runs to the destination process, and gathers
-// what both sides measured. It prints nothing; progress goes to the display it is given, and every
-// failure comes out as one StartError that says where the guest is.
+// The source's VMM: boots the guest, migrates it while it runs to the destination process, and
+// gathers what both sides measured. It prints nothing; progress goes to the display it is given,
+// and every failure comes out as one StartError that says where the guest is.
 import { type MigrationResult, MigrationSource } from '../../src/index.ts'
 import { DestinationNode } from './destination-node.ts'
 import type { Display } from './display.ts'
@@ -16,7 +16,9 @@ const WARM_LIMIT_MS = 15_000
 /** The destination is silent while it hashes: even 2 GiB on a slow processor are no failure. */
 const PEER_TIMEOUT_MS = 10_000
 const PEER_TIMEOUT_MS_PER_MIB = 5
-/** How long to wait for a reason after the connection broke, and for proof that the guest runs on. */
+/**
+ * How long to wait for a reason after the connection broke, and for proof that the guest runs on.
+ */
 const REASON_LIMIT_MS = 300
 const RUNS_ON_LIMIT_MS = 500
 
@@ -33,7 +35,10 @@ export type Move = {
   readonly pagesPerSecondDuring: number
 }
 
-/** Boots, moves and verifies one guest. Rejects with a StartError; nothing is left behind either way. */
+/**
+ * Boots, moves and verifies one guest. Rejects with a StartError; nothing is left behind either
+ * way.
+ */
 export async function moveGuest(
   options: StartOptions,
   { signal, display }: { signal: AbortSignal; display: Display },

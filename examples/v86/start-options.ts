@@ -6,7 +6,9 @@ import { GUEST_PAGE_BYTES } from './control-page.ts'
 export const EXIT_BAD_OPTIONS = 2
 
 const RATE = 40_000
-/** Short enough that a paced guest takes several rounds; one that writes flat out needs QEMU's own. */
+/**
+ * Short enough that a paced guest takes several rounds; one that writes flat out needs QEMU's own.
+ */
 const PACED_LIMIT_MS = 10
 const FLAT_OUT_LIMIT_MS = 300
 
@@ -89,7 +91,9 @@ function createCommand(): Command {
   )
 }
 
-/** A guest that writes faster than the limit carries would never become small enough to stop for. */
+/**
+ * A guest that writes faster than the limit carries would never become small enough to stop for.
+ */
 function defaultRate(bandwidth: number): number {
   if (bandwidth === 0) return RATE
   return Math.min(RATE, Math.floor((bandwidth * 1e6) / GUEST_PAGE_BYTES / 2))

@@ -1,5 +1,5 @@
-// The end of the example: turns what both sides measured into the verdict, as one JSON object and as a
-// few lines to read. It measures nothing.
+// The end of the example: turns what both sides measured into the verdict, as one JSON object and
+// as a few lines to read. It measures nothing.
 import { mega, paint } from './display.ts'
 import type { Move } from './source.ts'
 
@@ -78,7 +78,9 @@ export function judge(move: Move): Verdict {
   }
 }
 
-/** The library's throughput counts to the destination's last word; the hashing in between is ours. */
+/**
+ * The library's throughput counts to the destination's last word; the hashing in between is ours.
+ */
 function throughput({ result, arrived }: Move): number {
   const spanSeconds = result.transferredBytes / result.throughputBytesPerSecond
   return result.transferredBytes / (spanSeconds - arrived.verifyMs / 1000)

@@ -11,8 +11,8 @@ class Environment::TsfnWakeup final : public Wakeup {
     function_ = TypedFunction::New(env, callback, "multifd", 0, 1, this);
     function_.Unref(env);
     ready_ = true;
-    // A thread that spoke before this armed the flag without waking anybody, and would for ever keep
-    // the others from waking. JavaScript reads the rings once after this, whoever spoke.
+    // A thread that spoke before this armed the flag without waking anybody, and would for ever
+    // keep the others from waking. JavaScript reads the rings once after this, whoever spoke.
     disarm();
   }
   void release() {

@@ -44,7 +44,7 @@ class Wakeup {
   std::atomic<bool> armed_{false};
 };
 
-// Bound: a channel holds at most 4 extents of credit, one sync and three life-cycle events, so the
+// Bound: a channel holds at most 8 extents of credit, one sync and three life-cycle events, so the
 // ring is never full; that is our own promise, hence an assertion.
 class EventRing {
  public:

@@ -5,6 +5,13 @@
 #include "guest/page_ops.h"
 
 namespace multifd {
+namespace {
+
+// A page takes about 0.3 us to test and copy, a cache miss 0.1 us; far enough ahead, and not so far
+// that the line is gone again.
+constexpr size_t kPrefetchPages = 4;
+
+}  // namespace
 
 ExtentSender::ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>& packet_num,
                            Progress progress)
@@ -60,6 +67,9 @@ Result<void> ExtentSender::add_page(const RamBlock& block, uint64_t page) {
     if (auto opened = open_packet(); !opened) return opened;
   }
   uint8_t* const host = block.host() + page * kPageSize;
+  // The zero test waits for the page's first cache line: ask for that of a later page now. A
+  // prefetch that points beyond the block does nothing.
+  __builtin_prefetch(host + kPrefetchPages * kPageSize);
   if (is_absent(page) || is_zero_page(host)) {
     zero_[zero_count_++] = page * kPageSize;
     if (copies_) ram_.tracker().sent(block_index_, page, nullptr);

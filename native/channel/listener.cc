@@ -116,7 +116,8 @@ Result<void> Listener::serve() {
   while (!stopping()) {
     fds.clear();
     fds.push_back({stop_fd(), POLLIN, 0});
-    fds.push_back({fd_.get(), POLLIN, 0});
+    // Full: connections wait in the backlog until some of ours said what they are.
+    fds.push_back({fd_.get(), pending_.size() < kPendingMax ? short{POLLIN} : short{0}, 0});
     for (const Pending& pending : pending_) {
       const short events = pending.partial ? short{0} : short{POLLIN};
       fds.push_back({pending.fd.get(), events, 0});

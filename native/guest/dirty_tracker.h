@@ -37,7 +37,7 @@ class DirtyTracker {
   virtual void sent(uint32_t block, uint64_t page, const uint8_t* copy);
 };
 
-// The kernel's log: userfaultfd with asynchronous write protection, Linux 6.7 or newer. Fails with
+// The kernel's log: userfaultfd with asynchronous write protection, Linux 6.7 or newer (arm64: 6.10). Fails with
 // kUnsupported, and the reason as a sentence, where there is none. start() fails with kLimit
 // (errno EBUSY) when another tracker, or anybody's userfaultfd, holds part of the memory.
 Result<std::unique_ptr<DirtyTracker>> make_uffd_tracker(std::shared_ptr<GuestMemory> memory);

@@ -1,5 +1,5 @@
-// The destination's door: native code accepts connections and finds out what each is; here they become
-// a main channel or a connection that waits for its place.
+// The destination's door: native code accepts connections and finds out what each is; here they
+// become a main channel or a connection that waits for its place.
 
 import { deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'

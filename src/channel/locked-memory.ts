@@ -1,5 +1,5 @@
-// How much memory this process may pin for zero-copy sends: RLIMIT_MEMLOCK, unless CAP_IPC_LOCK lifts it
-// (capabilities(7)). Read once per migration.
+// How much memory this process may pin for zero-copy sends: RLIMIT_MEMLOCK, unless CAP_IPC_LOCK
+// lifts it (capabilities(7)). Read once per migration.
 
 import { readFileSync } from 'node:fs'
 

@@ -1,5 +1,5 @@
-// The main channel's socket, on either side: counted writes in order, reads on demand, one error. What
-// the bytes mean is src/wire's business.
+// The main channel's socket, on either side: counted writes in order, reads on demand, one error.
+// What the bytes mean is src/wire's business.
 
 import { once } from 'node:events'
 import { connect, Socket } from 'node:net'
@@ -65,7 +65,8 @@ export class MainChannel {
   /** Queues the bytes; resolves when the kernel took what was queued, if that was much. */
   async write(bytes: Uint8Array): Promise<void> {
     if (this.#socket.write(bytes) || this.#destroyed) return
-    // A broken connection is reported to the listener; nobody may wait for a drain that never comes.
+    // A broken connection is reported to the listener; nobody may wait for a drain that never
+    // comes.
     await Promise.race([once(this.#socket, 'drain'), once(this.#socket, 'close')]).catch(() => {})
   }
 
@@ -85,8 +86,8 @@ export class MainChannel {
   }
 
   /**
-   * Sends what is queued and our end of stream, waits a second at most for the peer's; resolves when
-   * the socket is closed.
+   * Sends what is queued and our end of stream, waits a second at most for the peer's; resolves
+   * when the socket is closed.
    */
   async close(): Promise<void> {
     if (this.#socket.destroyed) return

@@ -1,5 +1,5 @@
-// From native threads to JavaScript: one wake-up per turn of the event loop, then every ring is read.
-// Maps a thread's handle to who listens; knows nothing of what the events mean.
+// From native threads to JavaScript: one wake-up per turn of the event loop, then every ring is
+// read. Maps a thread's handle to who listens; knows nothing of what the events mean.
 
 import { type NativeThread, native } from '../kit/native.ts'
 

@@ -50,7 +50,9 @@ export function memoryTaken(about: string, channelId: number): MultifdError {
 
 export class SendChannel {
   readonly channelId: number
-  /** Resolves when connected and introduced; rejects if the channel fails or is destroyed before. */
+  /**
+   * Resolves when connected and introduced; rejects if the channel fails or is destroyed before.
+   */
   readonly ready: Promise<void>
   /** Resolves, always, when the thread has ended and everything is given back. */
   readonly closed: Promise<void>
@@ -102,7 +104,10 @@ export class SendChannel {
     return this.#cells[0] ?? 0
   }
 
-  /** What the peer's kernel acknowledged (tcpi_bytes_acked: data plus one for the SYN); 0 when closed. */
+  /**
+   * What the peer's kernel acknowledged (tcpi_bytes_acked: data plus one for the SYN); 0 when
+   * closed.
+   */
   get ackedBytes(): number {
     return this.#native.ackedBytes()
   }

@@ -1,5 +1,5 @@
-// The addresses a migration takes: `tcp:HOST:PORT`, `tcp:[IPv6]:PORT` and `unix:PATH`. Parsing and name
-// resolution; no sockets.
+// The addresses a migration takes: `tcp:HOST:PORT`, `tcp:[IPv6]:PORT` and `unix:PATH`. Parsing and
+// name resolution; no sockets.
 
 import { lookup } from 'node:dns/promises'
 import { MultifdError } from '../kit/errors.ts'

@@ -1,5 +1,5 @@
-// Which tracker tells the source what the guest wrote: the kernel (userfaultfd), the VMM's own log, or
-// a hash per page. Chooses and says why; the tracking itself is native.
+// Which tracker tells the source what the guest wrote: the kernel (userfaultfd), the VMM's own log,
+// or a hash per page. Chooses and says why; the tracking itself is native.
 
 import { MultifdError } from '../kit/errors.ts'
 import { checked, type NativeDirtyLog, type NativeRamState, native } from '../kit/native.ts'
@@ -7,8 +7,8 @@ import { describe, wholeNumber } from '../kit/options.ts'
 import { GuestMemory, wholePages } from './guest-memory.ts'
 
 /**
- * How written pages are found. `auto`: userfaultfd where the kernel has it (6.7 or newer), otherwise
- * `hash`, which reads all populated memory once per round and sends private copies.
+ * How written pages are found. `auto`: userfaultfd where the kernel has it (6.7; arm64 6.10),
+ * otherwise `hash`, which reads all populated memory once per round and sends private copies.
  */
 export type DirtyTracking = 'auto' | 'userfaultfd' | 'hash'
 
@@ -16,9 +16,9 @@ export const DIRTY_TRACKING = ['auto', 'userfaultfd', 'hash'] as const
 
 /**
  * Dirty bits from the VMM itself: set page by page, or ORed in as KVM's bitmap (KVM_GET_DIRTY_LOG).
- * Hand it to `MigrationSource` as `dirty`. Marks before a migration starts are not needed, its first
- * round sends every populated page; from the start to the end of one, every write must be marked.
- * Calls are lock-free and cost nothing while no migration runs.
+ * Hand it to `MigrationSource` as `dirty`. Marks before a migration starts are not needed, its
+ * first round sends every populated page; from the start to the end of one, every write must be
+ * marked. Calls are lock-free and cost nothing while no migration runs.
  */
 export class DirtyLog {
   readonly #memory: GuestMemory
@@ -89,7 +89,9 @@ export interface TrackerChoice {
   reason: string
 }
 
-/** @throws MultifdError ERR_MULTIFD_UNSUPPORTED if the tracker that was asked for is not to be had. */
+/**
+ * @throws MultifdError ERR_MULTIFD_UNSUPPORTED if the tracker that was asked for is not to be had.
+ */
 export function openRamState(memory: GuestMemory, dirty: DirtyTracking | DirtyLog): TrackerChoice {
   const about = 'tracking the guest writes failed'
   if (dirty instanceof DirtyLog) {

@@ -22,7 +22,9 @@ export interface WasmMemory {
 
 /** One RAM block. `idstr` is its name on the wire, 1..255 bytes; both sides must agree on it. */
 export type RamBlockOptions =
-  /** Memory inside a WebAssembly.Memory, e.g. an emulator's. Offset and size in bytes, whole pages. */
+  /**
+   * Memory inside a WebAssembly.Memory, e.g. an emulator's. Offset and size in bytes, whole pages.
+   */
   | { idstr: string; wasmMemory: WasmMemory; offsetBytes: number; sizeBytes: number }
   /** Anonymous memory of our own; transparent huge pages unless `hugePages` is false. */
   | { idstr: string; sizeBytes: number; hugePages?: boolean }
@@ -68,8 +70,8 @@ export class GuestMemory implements AsyncDisposable {
   /**
    * Memory of several blocks.
    * @throws TypeError or RangeError for options that make no sense, MultifdError
-   * ERR_MULTIFD_CHANNEL if the kernel refuses the mapping, ERR_MULTIFD_LIMIT if blocks overlap, share a
-   * name or do not fit their memory.
+   * ERR_MULTIFD_CHANNEL if the kernel refuses the mapping, ERR_MULTIFD_LIMIT if blocks overlap,
+   * share a name or do not fit their memory.
    */
   static of(blocks: readonly RamBlockOptions[]): GuestMemory {
     if (!Array.isArray(blocks)) throw new TypeError('GuestMemory.of needs an array of blocks')
@@ -137,8 +139,8 @@ export class GuestMemory implements AsyncDisposable {
 
   /**
    * The bytes of one block, over the mapping itself. Detached by `close()`.
-   * @throws RangeError for a block this memory does not have, or one larger than a view of this Node
-   * can be (4 GiB in Node 20).
+   * @throws RangeError for a block this memory does not have, or one larger than a view of this
+   * Node can be (4 GiB in Node 20).
    */
   view(idstr: string): Uint8Array<ArrayBuffer> {
     const index = this.blockIndex(idstr)
@@ -162,7 +164,8 @@ export class GuestMemory implements AsyncDisposable {
   /**
    * Makes a page-aligned range read as zero and gives its memory back. The only way a VMM may drop
    * pages while migrating (balloon, discard): it also marks them dirty.
-   * @throws RangeError outside the block or off a page boundary, MultifdError if the kernel refuses.
+   * @throws RangeError outside the block or off a page boundary, MultifdError if the kernel
+   * refuses.
    */
   discard(idstr: string, offsetBytes: number, sizeBytes: number): void {
     const block = this.blockIndex(idstr)
@@ -179,8 +182,8 @@ export class GuestMemory implements AsyncDisposable {
   }
 
   /**
-   * Ends every migration that uses the memory, unmaps what is ours. Memory that came by its token is only
-   * let go. Idempotent.
+   * Ends every migration that uses the memory, unmaps what is ours. Memory that came by its token
+   * is only let go. Idempotent.
    */
   async close(): Promise<void> {
     if (this.#closed) return

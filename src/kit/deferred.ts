@@ -6,7 +6,9 @@ export interface Deferred<T> {
   reject(reason: unknown): void
 }
 
-/** A rejection that nobody awaits is not an unhandled one: owners report errors by other ways too. */
+/**
+ * A rejection that nobody awaits is not an unhandled one: owners report errors by other ways too.
+ */
 export function deferred<T = void>(): Deferred<T> {
   let resolve: (value: T) => void = () => {}
   let reject: (reason: unknown) => void = () => {}

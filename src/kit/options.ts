@@ -1,9 +1,11 @@
-// Checks of what callers hand in: unknown or misspelt options are refused by name, numbers by range,
-// synchronously, before anything is opened.
+// Checks of what callers hand in: unknown or misspelt options are refused by name, numbers by
+// range, synchronously, before anything is opened.
 
 import { IDSTR_BYTES_MAX } from './limits.ts'
 
-/** @throws TypeError unless `options` is an object, or naming its first key that is not in `known`. */
+/**
+ * @throws TypeError unless `options` is an object, or naming its first key that is not in `known`.
+ */
 export function refuseUnknown(what: string, options: unknown, known: readonly string[]): void {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw new TypeError(`${what} needs an object of options, got ${describe(options)}`)
@@ -58,7 +60,8 @@ export function requireString(name: string, value: unknown): string {
 
 /**
  * A name as the wire carries it.
- * @throws TypeError unless it is a string, RangeError unless it is 1..255 bytes of UTF-8 without NUL.
+ * @throws TypeError unless it is a string, RangeError unless it is 1..255 bytes of UTF-8 without
+ * NUL.
  */
 export function requireName(name: string, value: unknown): string {
   const text = requireString(name, value)

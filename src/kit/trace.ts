@@ -1,6 +1,7 @@
-// Tracing, not logging: the library never prints. Subscribe to a channel of node:diagnostics_channel,
-// or set NODE_DEBUG=multifd for a line per event on stderr. Payloads are listed in docs/tracing.md.
-// Nothing is published per page, and nothing is built unless somebody listens.
+// Tracing, not logging: the library never prints. Subscribe to a channel of
+// node:diagnostics_channel, or set NODE_DEBUG=multifd for a line per event on stderr. Payloads are
+// listed in docs/tracing.md. Nothing is published per page, and nothing is built unless somebody
+// listens.
 
 import { type Channel, channel } from 'node:diagnostics_channel'
 import { debuglog } from 'node:util'

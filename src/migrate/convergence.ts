@@ -1,5 +1,5 @@
-// When to stop the guest: bandwidth measured from the rounds, the downtime that would follow, and the
-// decision. Pure: times and bytes come in as numbers.
+// When to stop the guest: bandwidth measured from the rounds, the downtime that would follow, and
+// the decision. Pure: times and bytes come in as numbers.
 
 /** Below this a round's time is mostly latency and says nothing about bandwidth. */
 const SAMPLE_BYTES_MIN = 4 * 1024 * 1024
@@ -34,8 +34,8 @@ export interface DowntimeFacts {
 }
 
 /**
- * Milliseconds the guest would stand still if it stopped now: the remaining RAM, and one round trip for
- * ready and commit. Infinity while the bandwidth is unknown and something remains.
+ * Milliseconds the guest would stand still if it stopped now: the remaining RAM, and one round trip
+ * for ready and commit. Infinity while the bandwidth is unknown and something remains.
  */
 export function predictDowntimeMs(facts: DowntimeFacts): number {
   const { remainingBytes, bandwidthBytesPerSecond, roundTripMs } = facts

@@ -13,8 +13,8 @@ export interface MigrationDestinationOptions {
   /** The guest's UUID; default all zero. The source must send the same. */
   uuid?: string
   /**
-   * The caller knows that every byte of `memory` is zero, and wants to keep it populated (pre-faulted
-   * memory takes a migration faster): it is then not emptied. Default false.
+   * The caller knows that every byte of `memory` is zero, and wants to keep it populated
+   * (pre-faulted memory takes a migration faster): it is then not emptied. Default false.
    */
   memoryIsZero?: boolean
   /** From the first connection until all are there and said what they are; default 10 000. */

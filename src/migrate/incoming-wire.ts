@@ -1,5 +1,5 @@
-// The destination's half of the conversation on the main channel: events come out one at a time, and
-// nothing more is read while one is being worked on; answers go back on the return path.
+// The destination's half of the conversation on the main channel: events come out one at a time,
+// and nothing more is read while one is being worked on; answers go back on the return path.
 
 import { MainChannel } from '../channel/main-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
@@ -80,7 +80,8 @@ export class IncomingWire {
   #peerEnded(): void {
     this.#ended = true
     this.#arrived.resolve()
-    // While an event is worked on nobody waits for the next one: the end must be heard all the same.
+    // While an event is worked on nobody waits for the next one: the end must be heard all the
+    // same.
     if (this.#events.length === 0 && this.#error === undefined) this.#fail(this.#endError())
   }
 

@@ -24,7 +24,9 @@ export interface IncomingParts {
   watchdog: Watchdog
   wire: IncomingWire
   syncs: SyncCollector
-  /** Ends the multifd channels; resolves when nobody but the guest can write its memory any more. */
+  /**
+   * Ends the multifd channels; resolves when nobody but the guest can write its memory any more.
+   */
   stopReceiving: () => Promise<void>
 }
 

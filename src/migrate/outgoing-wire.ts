@@ -1,5 +1,5 @@
-// The source's half of the conversation on the main channel: what is written, in order, and what the
-// return path answers. It decides nothing; it knows wire and socket, not rounds.
+// The source's half of the conversation on the main channel: what is written, in order, and what
+// the return path answers. It decides nothing; it knows wire and socket, not rounds.
 
 import { MainChannel } from '../channel/main-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
@@ -51,6 +51,7 @@ export class OutgoingWire {
   readonly #reader = new ReturnPathReader()
   readonly #ready: Deferred<void>
   readonly #ended: Deferred<void>
+  readonly #firstPong: Deferred<void> = deferred()
   /** When the PINGs went out that have no answer yet, oldest first. */
   readonly #pingsMs: number[] = []
   #roundTripMs = Number.POSITIVE_INFINITY
@@ -143,6 +144,11 @@ export class OutgoingWire {
     await this.#main.write(encodeCommit())
   }
 
+  /** Resolves with the first PONG: the destination's memory is empty and its channels are there. */
+  get answered(): Promise<void> {
+    return this.#firstPong.promise
+  }
+
   get writtenBytes(): number {
     return this.#main.writtenBytes
   }
@@ -150,9 +156,9 @@ export class OutgoingWire {
     return this.#main.readBytes
   }
   /**
-   * The shortest time from a PING to its PONG, milliseconds; 0 until there is one. The shortest, as an
-   * answer may wait for the destination's own work: the first for its memory to be emptied, those of
-   * rounds for the pages before them.
+   * The shortest time from a PING to its PONG, milliseconds; 0 until there is one. The shortest, as
+   * an answer may wait for the destination's own work: the first for its memory to be emptied,
+   * those of rounds for the pages before them.
    */
   get roundTripMs(): number {
     return Number.isFinite(this.#roundTripMs) ? this.#roundTripMs : 0
@@ -205,6 +211,7 @@ export class OutgoingWire {
       return
     }
     this.#lastPong = value
+    this.#firstPong.resolve()
     const sentMs = this.#pingsMs.shift() ?? 0
     this.#roundTripMs = Math.min(this.#roundTripMs, performance.now() - sentMs)
   }

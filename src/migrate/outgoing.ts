@@ -1,5 +1,6 @@
-// One outgoing migration from connect to the destination's last word: setup, rounds, the stop, and who
-// owns the guest at every moment. It works with what it is given and makes no sockets or threads itself.
+// One outgoing migration from connect to the destination's last word: setup, rounds, the stop, and
+// who owns the guest at every moment. It works with what it is given and makes no sockets or
+// threads itself.
 //
 //   setup ─► round 0, 1, ... ─► stop ─► last round, devices ─► ready ─► commit ─► the peer's end
 //   └────────── any failure: the guest runs on here ─────────────────┘└── never resumed ──┘
@@ -74,7 +75,9 @@ export class Outgoing {
   get committed(): boolean {
     return this.#committed
   }
+  /** Infinity until a round was measured. */
   get expectedDowntimeMs(): number {
+    if (this.#bandwidth.bytesPerSecond === undefined) return Number.POSITIVE_INFINITY
     return predictDowntimeMs({
       remainingBytes: this.#parts.sender.remainingPages * PAGE_SIZE_BYTES,
       bandwidthBytesPerSecond: this.#bandwidth.bytesPerSecond,
@@ -113,6 +116,9 @@ export class Outgoing {
       await this.#sendRound(false)
       this.#round += 1
       await this.#unless(this.#parts.wire.ramPart(this.#round))
+      // A small round 0 fits the socket buffers: the guest must not stop for a destination that is
+      // still emptying its memory.
+      await this.#unless(this.#parts.wire.answered)
       await this.#beginRound()
     }
   }
@@ -182,7 +188,9 @@ export class Outgoing {
     return saved
   }
 
-  /** After the stop, and after devices were saved, nobody writes guest memory: collect once more. */
+  /**
+   * After the stop, and after devices were saved, nobody writes guest memory: collect once more.
+   */
   async #lastRound(saved: readonly SavedDevice[]): Promise<void> {
     const { tracker, wire } = this.#parts
     this.#dirtyPages = await this.#own(this.#unwrap<number>(tracker.ram.extendRound()))

@@ -1,5 +1,5 @@
-// Progress as an async iterable: each reader sees the latest event of each status and round, never a
-// backlog, whoever else reads and however slowly.
+// Progress as an async iterable: each reader sees the latest event of each status and round, never
+// a backlog, whoever else reads and however slowly.
 
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import type { MigrationProgress } from './progress.ts'

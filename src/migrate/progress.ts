@@ -1,5 +1,5 @@
-// What a migration tells about itself while it runs and when it is over. Statistics carry QEMU's names
-// (QAPI MigrationStats) in camel case, with units.
+// What a migration tells about itself while it runs and when it is over. Statistics carry QEMU's
+// names (QAPI MigrationStats) in camel case, with units.
 
 import type { ReceiveCounters, SendCounters } from '../channel/counters.ts'
 import type { MigrationStatus } from './status.ts'
@@ -47,8 +47,8 @@ export interface MigrationResult {
   /** From the call to the first round. */
   setupTimeMs: number
   /**
-   * From the guest's stop to the destination's last word: an upper bound of the time in which nobody
-   * runs, as the source sees it.
+   * From the guest's stop to the destination's last word: an upper bound of the time in which
+   * nobody runs, as the source sees it.
    */
   downtimeMs: number
   /** transferredBytes over the time from the first connect to the destination's last word. */

@@ -1,5 +1,6 @@
-// Carries one round out: what the scheduler decides goes to the channels, what the channels report goes
-// back to it, and flush policy and rate limit are asked on the way. It does not know the main channel.
+// Carries one round out: what the scheduler decides goes to the channels, what the channels report
+// goes back to it, and flush policy and rate limit are asked on the way. It does not know the main
+// channel.
 
 import type { SendChannel } from '../channel/send-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'

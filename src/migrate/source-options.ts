@@ -31,11 +31,13 @@ export interface MigrationSourceOptions {
   zeroCopy?: 'off' | 'on'
   /** With zero-copy: for all channels, or one entry per channel. Default 16 MiB high, 8 MiB low. */
   flushThresholds?: Partial<FlushThresholds> | readonly Partial<FlushThresholds>[]
-  /** Everything on the wire; 0 (default) is no limit. */
+  /** Bytes on the multifd channels, headers included; 0 (default) is no limit. */
   maxBandwidthBytesPerSecond?: number
   /** The guest is stopped when the stop would take no longer than this; default 300, as in QEMU. */
   downtimeLimitMs?: number
-  /** The guest's UUID, which the destination compares; default all zero, as an unset one in QEMU. */
+  /**
+   * The guest's UUID, which the destination compares; default all zero, as an unset one in QEMU.
+   */
   uuid?: string
   /** Default 10 000. */
   connectTimeoutMs?: number
@@ -123,7 +125,9 @@ export function checkSourceOptions(options: MigrationSourceOptions): SourceSetti
   }
 }
 
-/** @throws TypeError unless it is a GuestMemory, MultifdError ERR_MULTIFD_CLOSED if it is closed. */
+/**
+ * @throws TypeError unless it is a GuestMemory, MultifdError ERR_MULTIFD_CLOSED if it is closed.
+ */
 export function checkMemory(memory: GuestMemory): GuestMemory {
   if (!(memory instanceof GuestMemory)) {
     throw new TypeError(`memory must be a GuestMemory, got ${describe(memory)}`)

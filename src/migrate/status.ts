@@ -5,8 +5,8 @@ import assert from 'node:assert/strict'
 import { trace } from '../kit/trace.ts'
 
 /**
- * `unknown` is ours: the guest was given up, but the destination's last word did not come. Neither side
- * may start it without the operator.
+ * `unknown` is ours: the guest was given up, but the destination's last word did not come. Neither
+ * side may start it without the operator.
  */
 export type MigrationStatus =
   | 'none'

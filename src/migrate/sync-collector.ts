@@ -1,6 +1,6 @@
 // The destination's half of a sync: every channel parks at its SYNC, the main channel's sync point
-// collects them all and lets them read on. Two SYNCs of one channel are never merged, and every one has
-// its collector.
+// collects them all and lets them read on. Two SYNCs of one channel are never merged, and every one
+// has its collector.
 
 import type { ReceiveChannel } from '../channel/receive-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'

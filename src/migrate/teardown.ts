@@ -1,5 +1,5 @@
-// First error wins: the race between a migration's next step and the first thing that breaks it, and a
-// record of what broke after that.
+// First error wins: the race between a migration's next step and the first thing that breaks it,
+// and a record of what broke after that.
 
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'

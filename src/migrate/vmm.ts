@@ -13,7 +13,9 @@ export interface Vmm {
   resume(): void | Promise<void>
 }
 
-/** A device whose state is saved when the guest has stopped. Names must be the same on both sides. */
+/**
+ * A device whose state is saved when the guest has stopped. Names must be the same on both sides.
+ */
 export interface Device {
   /** 1..255 bytes. */
   idstr: string

@@ -25,7 +25,9 @@ export interface FlushThresholds {
   readonly lowWaterBytes: number
 }
 
-/** One channel's counters at one moment, since the start of the migration unless it says otherwise. */
+/**
+ * One channel's counters at one moment, since the start of the migration unless it says otherwise.
+ */
 export interface ChannelSnapshot {
   /** 0-based multifd channel. */
   readonly channelId: number
@@ -51,11 +53,10 @@ export interface ChannelSnapshot {
  * `thresholds` itself when nothing changes. `budgetBytes` is this channel's share of the memory
  * that may be pinned (`lockedMemoryShareBytes`); Infinity means that nothing limits it.
  */
-export type FlushPolicy = (
-  snapshot: ChannelSnapshot,
-  thresholds: FlushThresholds,
-  budgetBytes: number,
-) => FlushThresholds
+export type FlushPolicy<
+  Snapshot extends ChannelSnapshot = ChannelSnapshot,
+  Thresholds extends FlushThresholds = FlushThresholds,
+> = (snapshot: Snapshot, thresholds: Thresholds, budgetBytes: number) => Thresholds
 
 /**
  * 16 MiB high: a channel of 10 Gbit/s whose releases take 10 ms (they come with the peer's
@@ -69,8 +70,8 @@ export const DEFAULT_FLUSH_THRESHOLDS: FlushThresholds = Object.freeze({
 })
 
 /**
- * A send is one packet: at most 128 pages and a header that lies in one page more. The channel looks
- * at the high mark before a send, so this much may come on top of it.
+ * A send is one packet: at most 128 pages and a header that lies in one page more. The channel
+ * looks at the high mark before a send, so this much may come on top of it.
  */
 export const SEND_BYTES_MAX = (PACKET_PAGES_MAX + 1) * PAGE_SIZE_BYTES
 

@@ -91,7 +91,8 @@ export class RateLimiter {
 
   /**
    * Replaces an estimate by the bytes that really went out, at the price the estimate had, whatever
-   * the limit is now: an extent that started before there was a limit is neither charged nor repaid.
+   * the limit is now: an extent that started before there was a limit is neither charged nor
+   * repaid.
    */
   settle(charge: Charge, wireBytes: number, nowMs: number): void {
     assert(wireBytes >= 0, `wireBytes must not be negative, got ${wireBytes}`)

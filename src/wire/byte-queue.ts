@@ -1,6 +1,6 @@
 // The bytes that arrived and were not consumed yet, for incremental decoders. It knows nothing of
-// their meaning. Each byte is copied in once and out at most once, so a stream costs O(bytes) however
-// it is split; what is held is the last push plus what the decoder still waits for.
+// their meaning. Each byte is copied in once and out at most once, so a stream costs O(bytes)
+// however it is split; what is held is the last push plus what the decoder still waits for.
 
 const CAPACITY_START_BYTES = 4096
 /** An empty queue gives a larger buffer back, so one big device does not stay allocated. */

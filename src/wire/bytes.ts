@@ -13,7 +13,9 @@ export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
-/** Writes a safe integer as be64. @throws RangeError if it is negative, fractional or above 2^53-1 */
+/**
+ * Writes a safe integer as be64. @throws RangeError if it is negative, fractional or above 2^53-1
+ */
 export function setBe64(view: DataView, at: number, value: number): void {
   if (!Number.isSafeInteger(value) || value < 0) {
     throw new RangeError(`expected an integer of 0 .. 2^53-1 for a 64-bit field, got ${value}`)
@@ -74,7 +76,8 @@ export function encodeText(text: string): Uint8Array {
 
 /**
  * Encodes a name of the wire (machine, block, device, capability).
- * @throws RangeError if it is empty, longer than maxBytes, holds a NUL or is not well-formed Unicode
+ * @throws RangeError if it is empty, longer than maxBytes, holds a NUL or is not well-formed
+ * Unicode
  */
 export function encodeName(what: string, name: string, maxBytes: number): Uint8Array {
   const bytes = encoder.encode(name)

@@ -1,5 +1,5 @@
-// Which commands of the main stream are understood, and with how much data. A table and its errors; the
-// bytes are read in main-stream-reader.ts and written in main-stream-writer.ts.
+// Which commands of the main stream are understood, and with how much data. A table and its errors;
+// the bytes are read in main-stream-reader.ts and written in main-stream-writer.ts.
 
 import type { ErrorCode } from '../kit/errors.ts'
 import { hex } from './bytes.ts'

@@ -1,6 +1,6 @@
-// The header and the configuration section that open a main channel: who the source is. Encoding, and
-// the incremental reading of the section's name and subsections. What the name and the capabilities
-// mean is for dialect.ts and for the caller.
+// The header and the configuration section that open a main channel: who the source is. Encoding,
+// and the incremental reading of the section's name and subsections. What the name and the
+// capabilities mean is for dialect.ts and for the caller.
 
 import { CAPABILITIES_MAX, MACHINE_NAME_BYTES_MAX, PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import { be32, concatBytes, decodeName, encodeCounted, encodeName, quoteBytes } from './bytes.ts'
@@ -24,8 +24,8 @@ export function encodeHeader(): Uint8Array {
 }
 
 /**
- * The configuration section. The reader cannot know that it is over before the next byte arrives, so
- * send a command right behind it.
+ * The configuration section. The reader cannot know that it is over before the next byte arrives,
+ * so send a command right behind it.
  * @throws RangeError if a name does not fit or the UUID is not 16 bytes
  */
 export function encodeConfiguration(configuration: Configuration): Uint8Array {

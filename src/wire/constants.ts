@@ -1,8 +1,9 @@
-// The numbers of QEMU's migration wire format, in QEMU's spelling so that a search finds them in both
-// trees. Each group names the QEMU source file that defines it. Nothing here belongs to us: what only
-// our own ends say to each other is in dialect.ts.
+// The numbers of QEMU's migration wire format, in QEMU's spelling so that a search finds them in
+// both trees. Each group names the QEMU source file that defines it. Nothing here belongs to us:
+// what only our own ends say to each other is in dialect.ts.
 
-// --- migration/migration.h, migration/savevm.h: the main stream -----------------------------------
+// --- migration/migration.h, migration/savevm.h: the main stream
+// -----------------------------------
 
 /** "QEVM", the first four bytes of the main channel. */
 export const QEMU_VM_FILE_MAGIC = 0x5145564d
@@ -20,7 +21,8 @@ export const QEMU_VM_CONFIGURATION = 0x07
 export const QEMU_VM_COMMAND = 0x08
 export const QEMU_VM_SECTION_FOOTER = 0x7e
 
-// --- migration/savevm.c: commands -----------------------------------------------------------------
+// --- migration/savevm.c: commands
+// -----------------------------------------------------------------
 
 export const MIG_CMD_OPEN_RETURN_PATH = 1
 export const MIG_CMD_PING = 2
@@ -35,7 +37,8 @@ export const MIG_CMD_RECV_BITMAP = 10
 /** QEMU 10.0 and newer; anything older ends on it. */
 export const MIG_CMD_SWITCHOVER_START = 11
 
-// --- migration/migration.h: return path -----------------------------------------------------------
+// --- migration/migration.h: return path
+// -----------------------------------------------------------
 
 export const MIG_RP_MSG_SHUT = 1
 export const MIG_RP_MSG_PONG = 2
@@ -46,7 +49,8 @@ export const MIG_RP_MSG_RESUME_ACK = 6
 /** QEMU 8.1 and newer, with the capability `switchover-ack`. */
 export const MIG_RP_MSG_SWITCHOVER_ACK = 7
 
-// --- migration/ram.c: words of the RAM section ----------------------------------------------------
+// --- migration/ram.c: words of the RAM section
+// ----------------------------------------------------
 
 export const RAM_SAVE_FLAG_ZERO = 0x002
 export const RAM_SAVE_FLAG_MEM_SIZE = 0x004
@@ -65,7 +69,8 @@ export const RAM_IDSTR = 'ram'
 export const RAM_INSTANCE_ID = 0
 export const RAM_VERSION_ID = 4
 
-// --- migration/multifd.h: multifd channels --------------------------------------------------------
+// --- migration/multifd.h: multifd channels
+// --------------------------------------------------------
 
 export const MULTIFD_MAGIC = 0x11223344
 export const MULTIFD_VERSION = 1
@@ -87,7 +92,8 @@ export const RAM_PACKET_FIXED_BYTES = 320
 /** Room for the RAM block's name in a packet, its NUL included. */
 export const RAM_PACKET_BLOCK_NAME_BYTES = 256
 
-// --- subsections of the configuration section (migration/savevm.c) --------------------------------
+// --- subsections of the configuration section (migration/savevm.c)
+// --------------------------------
 
 export const CONFIGURATION_TARGET_PAGE_BITS = 'configuration/target-page-bits'
 export const CONFIGURATION_CAPABILITIES = 'configuration/capabilities'

@@ -1,6 +1,7 @@
 // Finding the end of a QEMU stream's device part, whose sections do not say how long they are. The
-// vmdescription behind EOF does, so bytes that look like "footer, EOF, vmdescription" are taken for the
-// end only if the lengths it lists add up to the bytes before it. The bytes themselves stay opaque.
+// vmdescription behind EOF does, so bytes that look like "footer, EOF, vmdescription" are taken for
+// the end only if the lengths it lists add up to the bytes before it. The bytes themselves stay
+// opaque.
 
 import { VMDESC_BYTES_MAX } from '../kit/limits.ts'
 import { ByteQueue } from './byte-queue.ts'
@@ -53,8 +54,8 @@ export class DeviceTail {
   }
 
   /**
-   * Whether a stream that stops here may be complete: at its vmdescription, also at one whose lengths do
-   * not fit, or at the EOF of a machine that sends none.
+   * Whether a stream that stops here may be complete: at its vmdescription, also at one whose
+   * lengths do not fit, or at the EOF of a machine that sends none.
    */
   mayEndHere(): boolean {
     if (this.#end !== undefined || this.#doubtfulEnd === this.#received) return true
@@ -87,7 +88,9 @@ export class DeviceTail {
     return false
   }
 
-  /** Once all of the candidate's text is there, accepts or drops it. @returns the end, if this is it */
+  /**
+   * Once all of the candidate's text is there, accepts or drops it. @returns the end, if this is it
+   */
   #judgeCandidate(): Candidate | undefined {
     const candidate = this.#candidate
     if (candidate === undefined || candidate.textEnd > this.#received) return undefined

@@ -1,5 +1,6 @@
-// Who the peer is and how it marks sync points: names, capability entries and the commit command that
-// only our own ends use, and the two dialects of QEMU. Facts about a peer, no bytes of the stream.
+// Who the peer is and how it marks sync points: names, capability entries and the commit command
+// that only our own ends use, and the two dialects of QEMU. Facts about a peer, no bytes of the
+// stream.
 
 import { fail, ok, type Result } from '../kit/errors.ts'
 import { CHANNELS_MAX } from '../kit/limits.ts'
@@ -17,8 +18,8 @@ const OWN_MACHINE_PREFIX = 'multifd/'
 export const OWN_MACHINE_NAME = `${OWN_MACHINE_PREFIX}1`
 
 /**
- * The source gives its guest up. Empty data, only between our own ends, only after EOF and only as the
- * answer to SHUT(0), which means "ready" here. QEMU's command numbers end at 11.
+ * The source gives its guest up. Empty data, only between our own ends, only after EOF and only as
+ * the answer to SHUT(0), which means "ready" here. QEMU's command numbers end at 11.
  */
 export const OWN_COMMAND_COMMIT = 0x4d01
 
@@ -29,8 +30,8 @@ export function isOwnMachine(machineName: string): boolean {
 
 /**
  * The dialect a machine type implies, e.g. `pc-q35-7.2` per-section and `virt-9.1` per-round.
- * Undefined for unversioned and downstream names: the operator must say then, because the wrong dialect
- * hangs both ends.
+ * Undefined for unversioned and downstream names: the operator must say then, because the wrong
+ * dialect hangs both ends.
  */
 export function dialectOfMachine(machineName: string): Dialect | undefined {
   if (isOwnMachine(machineName)) return 'per-round'
@@ -41,8 +42,8 @@ export function dialectOfMachine(machineName: string): Dialect | undefined {
 }
 
 /**
- * Finds a source's dialect from the words of its first RAM section: a FLUSH before the first EOS means
- * per-round, because every such source sends one during setup.
+ * Finds a source's dialect from the words of its first RAM section: a FLUSH before the first EOS
+ * means per-round, because every such source sends one during setup.
  */
 export class DialectDetector {
   #dialect: Dialect | undefined

@@ -9,7 +9,9 @@ import type { RamBlockEntry } from './ram-words.ts'
 export interface Configuration {
   /** Resolved versioned machine, e.g. `pc-q35-7.2`, or `multifd/1` from one of our own ends. */
   machineName: string
-  /** The validated capabilities, in the order of the stream; empty when the subsection is absent. */
+  /**
+   * The validated capabilities, in the order of the stream; empty when the subsection is absent.
+   */
   capabilities: readonly string[]
   /** 16 raw bytes, only when the source validates it. */
   uuid?: Uint8Array
@@ -101,15 +103,18 @@ export interface VmdescriptionEvent {
 }
 
 /**
- * Bytes of a QEMU stream from the first FULL section behind RAM's END on, opaque and in order. The one
- * event whose cut follows the pushes: only the concatenation has a meaning.
+ * Bytes of a QEMU stream from the first FULL section behind RAM's END on, opaque and in order. The
+ * one event whose cut follows the pushes: only the concatenation has a meaning.
  */
 export interface DeviceTailEvent {
   kind: 'device-tail'
   bytes: Uint8Array
 }
 
-/** The vmdescription at the end of a device tail fits the sections before it: the stream is complete. */
+/**
+ * The vmdescription at the end of a device tail fits the sections before it: the stream is
+ * complete.
+ */
 export interface DeviceTailEndEvent {
   kind: 'device-tail-end'
   /** Bytes of the FULL sections, before EOF and vmdescription. */

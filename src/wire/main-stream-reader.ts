@@ -1,6 +1,7 @@
-// The incremental reader of a main stream, ours or QEMU's: bytes in any split become typed events or the
-// first error. It is total: no input throws, loops or makes it hold more than one element of bounded
-// size. It knows no socket and no guest memory; what events lead to is decided by the destination.
+// The incremental reader of a main stream, ours or QEMU's: bytes in any split become typed events
+// or the first error. It is total: no input throws, loops or makes it hold more than one element of
+// bounded size. It knows no socket and no guest memory; what events lead to is decided by the
+// destination.
 
 import { type ErrorCode, fail, MultifdError, ok, type Result } from '../kit/errors.ts'
 import { VMDESC_BYTES_MAX } from '../kit/limits.ts'

@@ -1,6 +1,6 @@
 // The bytes of a main stream but for the configuration (configuration.ts) and the RAM words
-// (ram-words.ts): sections, commands, devices of our own, the end. Each function gives the bytes of one
-// element; their order in time and the sockets they go to are the migration's business.
+// (ram-words.ts): sections, commands, devices of our own, the end. Each function gives the bytes of
+// one element; their order in time and the sockets they go to are the migration's business.
 
 import { DEVICE_STATE_BYTES_MAX, VMDESC_BYTES_MAX } from '../kit/limits.ts'
 import { be16, be32, checkUnsigned, concatBytes, encodeCounted, encodeText } from './bytes.ts'
@@ -51,7 +51,8 @@ export function encodeSectionFooter(sectionId: number): Uint8Array {
 }
 
 /**
- * One whole device as our own ends send it: a FULL section with be32 length and payload, footer included.
+ * One whole device as our own ends send it: a FULL section with be32 length and payload, footer
+ * included.
  * @throws RangeError if the payload is larger than DEVICE_STATE_BYTES_MAX or a field does not fit
  */
 export function encodeDeviceState(device: SectionName, payload: Uint8Array): Uint8Array {

@@ -1,6 +1,7 @@
-// The two packets of a multifd channel: the 64-byte initial packet and the 1344-byte RAM packet header.
-// Pure bytes to values and back; the native channel threads do the same on the hot path and are
-// compared with this reference on random input. Payloads are not seen here, guest memory neither.
+// The two packets of a multifd channel: the 64-byte initial packet and the 1344-byte RAM packet
+// header. Pure bytes to values and back; the native channel threads do the same on the hot path and
+// are compared with this reference on random input. Payloads are not seen here, guest memory
+// neither.
 
 import { fail, type MultifdError, ok, type Result } from '../kit/errors.ts'
 import { CHANNELS_MAX, PACKET_PAGES_MAX, PAGE_SIZE_BYTES } from '../kit/limits.ts'
@@ -65,7 +66,10 @@ export interface RamPacketHeader extends RamPacket {
 export interface RamPacketRules {
   /** The agreed method's bit, compared in packets with pages only. Default 0, uncompressed. */
   compressionFlag?: number
-  /** `used_length` in bytes of a RAM block, undefined if there is none of that name. Default: no check. */
+  /**
+   * `used_length` in bytes of a RAM block, undefined if there is none of that name. Default: no
+   * check.
+   */
   usedLength?: (ramblock: string) => number | undefined
 }
 
@@ -85,8 +89,8 @@ export function encodeInitialPacket(packet: InitialPacket): Uint8Array {
 }
 
 /**
- * Decodes exactly 64 bytes. Whether the UUID and the channel are the expected ones is for the caller;
- * the reserved bytes are ignored, as QEMU does.
+ * Decodes exactly 64 bytes. Whether the UUID and the channel are the expected ones is for the
+ * caller; the reserved bytes are ignored, as QEMU does.
  */
 export function decodeInitialPacket(bytes: Uint8Array): Result<InitialPacket> {
   const problem = checkOpening('initial packet', bytes, INITIAL_PACKET_BYTES)
@@ -101,7 +105,10 @@ export function decodeInitialPacket(bytes: Uint8Array): Result<InitialPacket> {
   return ok({ uuid: bytes.slice(8, 24), channelId })
 }
 
-/** @throws RangeError if a field is outside what a destination accepts; nothing is truncated silently */
+/**
+ * @throws RangeError if a field is outside what a destination accepts; nothing is truncated
+ * silently
+ */
 export function encodeRamPacketHeader(packet: RamPacket): Uint8Array {
   const pages = packet.normalOffsets.length + packet.zeroOffsets.length
   checkUnsigned('flags', packet.flags, 0xffff_ffff)
@@ -135,7 +142,9 @@ export function encodeRamPacketHeader(packet: RamPacket): Uint8Array {
   return bytes
 }
 
-/** A SYNC packet as every QEMU accepts it: magic, version, flag and number, everything else zero. */
+/**
+ * A SYNC packet as every QEMU accepts it: magic, version, flag and number, everything else zero.
+ */
 export function encodeSyncPacket(packetNum: number): Uint8Array {
   return encodeRamPacketHeader({
     flags: MULTIFD_FLAG_SYNC,

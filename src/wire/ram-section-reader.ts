@@ -1,6 +1,6 @@
-// Reading the words of RAM sections: block list, zero pages, whole pages, FLUSH, EOS. It keeps the block
-// list and the last block named across sections. It never touches guest memory: a word becomes an event
-// whose block is known and whose page lies inside it.
+// Reading the words of RAM sections: block list, zero pages, whole pages, FLUSH, EOS. It keeps the
+// block list and the last block named across sections. It never touches guest memory: a word
+// becomes an event whose block is known and whose page lies inside it.
 
 import { PAGE_SIZE_BYTES, RAM_BLOCKS_MAX } from '../kit/limits.ts'
 import { decodeName, getBe64, hex, quoteBytes, viewOf } from './bytes.ts'
@@ -45,7 +45,10 @@ export class RamSectionReader {
     return this.#listLeftBytes > 0 ? 'the RAM block list' : 'the words of a RAM section'
   }
 
-  /** Begins the words of a START, PART or END. @param gpaListed the capability `x-ignore-shared` is on */
+  /**
+   * Begins the words of a START, PART or END. @param gpaListed the capability `x-ignore-shared` is
+   * on
+   */
   beginSection(gpaListed: boolean): void {
     this.#gpaListed = gpaListed
     this.#sectionOver = false

@@ -1,6 +1,6 @@
-// Writing the words of a RAM section: the block list of START, zero pages, whole pages, FLUSH and EOS.
-// It remembers the last RAM block named, as the format does, across sections. Reading them is in
-// ram-section-reader.ts; which pages travel here and when is decided elsewhere.
+// Writing the words of a RAM section: the block list of START, zero pages, whole pages, FLUSH and
+// EOS. It remembers the last RAM block named, as the format does, across sections. Reading them is
+// in ram-section-reader.ts; which pages travel here and when is decided elsewhere.
 
 import { PAGE_SIZE_BYTES, RAM_BLOCKS_MAX } from '../kit/limits.ts'
 import { be64, concatBytes, encodeCounted } from './bytes.ts'
@@ -34,8 +34,8 @@ export function encodeFlushWord(): Uint8Array {
 
 /**
  * MEM_SIZE and the block list, the first word of START.
- * @throws RangeError if a length is not a positive multiple of the page size, a name does not fit, or
- * there are none or too many blocks
+ * @throws RangeError if a length is not a positive multiple of the page size, a name does not fit,
+ * or there are none or too many blocks
  */
 export function encodeMemSizeWord(blocks: readonly RamBlockEntry[]): Uint8Array {
   if (blocks.length === 0 || blocks.length > RAM_BLOCKS_MAX) {
@@ -57,7 +57,9 @@ export function encodeMemSizeWord(blocks: readonly RamBlockEntry[]): Uint8Array 
   return concatBytes(be64(totalBytes + RAM_SAVE_FLAG_MEM_SIZE), ...list)
 }
 
-/** Encodes pages on the main channel; one object per stream, because names are only sent on change. */
+/**
+ * Encodes pages on the main channel; one object per stream, because names are only sent on change.
+ */
 export class RamPageWords {
   #lastBlock: string | undefined
 

@@ -1,6 +1,6 @@
-// The return path: what a destination says to the source on the main channel's socket. Encoding, and
-// incremental decoding of PONG, SHUT and SWITCHOVER_ACK; post-copy requests are refused. What follows
-// from an answer (between our own ends SHUT(0) means "ready") is decided by the source.
+// The return path: what a destination says to the source on the main channel's socket. Encoding,
+// and incremental decoding of PONG, SHUT and SWITCHOVER_ACK; post-copy requests are refused. What
+// follows from an answer (between our own ends SHUT(0) means "ready") is decided by the source.
 
 import { type ErrorCode, fail, MultifdError, ok, type Result } from '../kit/errors.ts'
 import { ByteQueue } from './byte-queue.ts'

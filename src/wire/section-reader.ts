@@ -1,6 +1,6 @@
-// Reading one section at a time, from its type byte to its footer: RAM's START, PART and END, and the
-// self-delimiting FULL sections of our own devices. It keeps which section ids are bound. The order of
-// sections against commands and EOF is main-stream-reader.ts's part.
+// Reading one section at a time, from its type byte to its footer: RAM's START, PART and END, and
+// the self-delimiting FULL sections of our own devices. It keeps which section ids are bound. The
+// order of sections against commands and EOF is main-stream-reader.ts's part.
 
 import { DEVICE_SECTIONS_MAX, DEVICE_STATE_BYTES_MAX } from '../kit/limits.ts'
 import { decodeName, hex, quoteBytes } from './bytes.ts'

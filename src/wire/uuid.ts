@@ -1,5 +1,5 @@
-// The VM's UUID: text as people write it, 16 raw bytes as the initial packet carries it. QEMU sends the
-// bytes in the order of the text, and all zero when no UUID was given.
+// The VM's UUID: text as people write it, 16 raw bytes as the initial packet carries it. QEMU sends
+// the bytes in the order of the text, and all zero when no UUID was given.
 
 import { fail, ok, type Result } from '../kit/errors.ts'
 

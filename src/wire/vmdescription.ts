@@ -1,6 +1,6 @@
-// The JSON at the end of a stream that lists the device sections and their lengths. It writes the one of
-// our own devices, and reads anybody's far enough to add up how long the sections before it must be. It
-// does not know what a device's fields mean.
+// The JSON at the end of a stream that lists the device sections and their lengths. It writes the
+// one of our own devices, and reads anybody's far enough to add up how long the sections before it
+// must be. It does not know what a device's fields mean.
 
 import { DEVICE_SECTIONS_MAX, PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import { encodeText } from './bytes.ts'
@@ -31,8 +31,8 @@ export function buildVmdescription(devices: readonly DeviceDescription[]): strin
 }
 
 /**
- * Bytes of all FULL sections a vmdescription lists, framing included; undefined if the text is not a
- * vmdescription. Used to tell the end of a QEMU stream from bytes that look like one.
+ * Bytes of all FULL sections a vmdescription lists, framing included; undefined if the text is not
+ * a vmdescription. Used to tell the end of a QEMU stream from bytes that look like one.
  */
 export function describedDeviceBytes(text: string): number | undefined {
   const devices = property(parseJson(text), 'devices')
@@ -45,7 +45,9 @@ export function describedDeviceBytes(text: string): number | undefined {
   })
 }
 
-/** Fields, plus each subsection with its framing. A struct's size already covers what is inside it. */
+/**
+ * Fields, plus each subsection with its framing. A struct's size already covers what is inside it.
+ */
 function stateBytes(state: unknown, depth: number): number | undefined {
   if (depth > SUBSECTION_DEPTH_MAX) return undefined
   const fields = sum(property(state, 'fields') ?? [], (field) => {

@@ -73,8 +73,8 @@ describe('extent size', () => {
   })
 })
 
-it('gives a channel four credits, one under a limit', () => {
+it('gives a channel eight credits, one under a limit', () => {
   expect(creditsPerChannel(0)).toBe(CREDITS_PER_CHANNEL)
   expect(creditsPerChannel(1)).toBe(LIMITED_CREDITS_PER_CHANNEL)
-  expect([CREDITS_PER_CHANNEL, LIMITED_CREDITS_PER_CHANNEL]).toEqual([4, 1])
+  expect([CREDITS_PER_CHANNEL, LIMITED_CREDITS_PER_CHANNEL]).toEqual([8, 1])
 })
