@@ -1,4 +1,5 @@
-// What is shown while a guest moves: redrawn on a terminal, lines elsewhere, colours only where wanted.
+// What is shown while a guest moves: redrawn on a terminal, lines elsewhere, colours only where
+// wanted.
 import type { WriteStream } from 'node:tty'
 import { expect, test } from 'vitest'
 import { createDisplay } from '../../examples/v86/display.ts'

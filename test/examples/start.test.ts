@@ -1,5 +1,5 @@
-// `npm start` from outside: the compiled example as a process, its last line, its exit code, and what
-// it leaves behind. Waits for what the example prints, never for time.
+// `npm start` from outside: the compiled example as a process, its last line, its exit code, and
+// what it leaves behind. Waits for what the example prints, never for time.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readdirSync, statSync } from 'node:fs'
@@ -42,7 +42,9 @@ class Started {
     })
   }
 
-  /** The first match of `pattern` in what it shows: stderr, as stdout belongs to the JSON object. */
+  /**
+   * The first match of `pattern` in what it shows: stderr, as stdout belongs to the JSON object.
+   */
   async shows(pattern: RegExp): Promise<RegExpExecArray> {
     for (;;) {
       const found = pattern.exec(this.stderr)

@@ -1,5 +1,5 @@
-// Bad options of guest memory are refused at once and by name: every option of every kind of block and
-// of the dirty log, unset, of a wrong type, out of range, misspelt, and of another kind.
+// Bad options of guest memory are refused at once and by name: every option of every kind of block
+// and of the dirty log, unset, of a wrong type, out of range, misspelt, and of another kind.
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,4 +1,5 @@
-// GuestMemory: every kind of it, what it gives out and takes back. Bad options have a test of their own.
+// GuestMemory: every kind of it, what it gives out and takes back. Bad options have a test of their
+// own.
 
 import { constants } from 'node:buffer'
 import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs'

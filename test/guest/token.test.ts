@@ -1,5 +1,5 @@
-// One memory, two threads: the VMM on the main thread, the migration in a worker that found the memory
-// by its token.
+// One memory, two threads: the VMM on the main thread, the migration in a worker that found the
+// memory by its token.
 
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'

@@ -1,5 +1,5 @@
-// The list of error codes, its documentation and its use are the same: a code that nobody documents,
-// nobody raises or nobody declared fails here.
+// The list of error codes, its documentation and its use are the same: a code that nobody
+// documents, nobody raises or nobody declared fails here.
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'

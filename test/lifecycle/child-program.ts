@@ -1,5 +1,5 @@
-// A program that ends in the middle of something, for tests of what its exit looks like. The mode is its
-// first argument; a line on stdout says how far it came.
+// A program that ends in the middle of something, for tests of what its exit looks like. The mode
+// is its first argument; a line on stdout says how far it came.
 
 import { subscribe } from 'node:diagnostics_channel'
 import { createRequire } from 'node:module'

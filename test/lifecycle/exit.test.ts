@@ -1,5 +1,5 @@
-// How a program ends that has the addon loaded: by itself when everything is closed, with its own exit
-// code in the middle of a migration, and what becomes of objects that nobody holds any more.
+// How a program ends that has the addon loaded: by itself when everything is closed, with its own
+// exit code in the middle of a migration, and what becomes of objects that nobody holds any more.
 
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'

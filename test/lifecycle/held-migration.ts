@@ -1,5 +1,5 @@
-// A migration that can be held still in the middle, on either side, so that a test can look at what every
-// call does in every state.
+// A migration that can be held still in the middle, on either side, so that a test can look at what
+// every call does in every state.
 
 import { MigrationDestination } from '../../src/destination.ts'
 import type { DirtyLog } from '../../src/guest/dirty-tracker.ts'
@@ -46,7 +46,9 @@ export class HeldMigration {
     this.migration.result.catch(() => {})
   }
 
-  /** Starts one, and returns when the source is stopping its guest: both sides are in the middle. */
+  /**
+   * Starts one, and returns when the source is stopping its guest: both sides are in the middle.
+   */
   static async begin(memory: GuestMemory, log?: DirtyLog): Promise<HeldMigration> {
     const received = GuestMemory.openMemfd(BLOCK, BYTES)
     const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', { memory: received })

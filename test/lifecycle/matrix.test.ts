@@ -1,5 +1,5 @@
-// Every operation in every state: each is allowed or refused with a typed error, and never crashes or
-// leaves anything behind.
+// Every operation in every state: each is allowed or refused with a typed error, and never crashes
+// or leaves anything behind.
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { MigrationDestination } from '../../src/destination.ts'

@@ -1,4 +1,5 @@
-// A worker thread that is one side of a migration, or both, and stops in the middle of it on request.
+// A worker thread that is one side of a migration, or both, and stops in the middle of it on
+// request.
 
 import { parentPort, workerData } from 'node:worker_threads'
 import {

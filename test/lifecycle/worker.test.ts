@@ -1,5 +1,5 @@
-// The addon in worker threads: a second environment works, and one that is torn down in the middle of a
-// migration ends its threads and lets go of everything, whichever side it was.
+// The addon in worker threads: a second environment works, and one that is torn down in the middle
+// of a migration ends its threads and lets go of everything, whichever side it was.
 
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'

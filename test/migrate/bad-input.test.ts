@@ -1,5 +1,6 @@
-// What a source that was let in may send and must not get away with: packets, sections and devices that
-// are wrong, and everything in the wrong order. Guest memory is all that a peer can ever write.
+// What a source that was let in may send and must not get away with: packets, sections and devices
+// that are wrong, and everything in the wrong order. Guest memory is all that a peer can ever
+// write.
 
 import { once } from 'node:events'
 import { afterAll, beforeEach, describe, expect, it } from 'vitest'

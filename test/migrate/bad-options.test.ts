@@ -1,5 +1,5 @@
-// Bad options are refused at once and by name: every option of source and destination, unset where it
-// must be set, of a wrong type, out of range, and misspelt. Guest memory's are in test/guest.
+// Bad options are refused at once and by name: every option of source and destination, unset where
+// it must be set, of a wrong type, out of range, and misspelt. Guest memory's are in test/guest.
 
 import { afterAll, describe, expect, it } from 'vitest'
 import { MigrationDestination } from '../../src/destination.ts'

@@ -1,5 +1,5 @@
-// A migration that its caller ends, at every stage: the guest runs on here, everything is given back, and
-// the next attempt works at once, from the same source into the same memory.
+// A migration that its caller ends, at every stage: the guest runs on here, everything is given
+// back, and the next attempt works at once, from the same source into the same memory.
 
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { setImmediate as nextTurn } from 'node:timers/promises'

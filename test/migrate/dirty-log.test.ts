@@ -1,5 +1,5 @@
-// The VMM's own dirty log, and discards: a guest written in JavaScript that marks what it writes, page by
-// page and as a bitmap, and drops pages while it migrates.
+// The VMM's own dirty log, and discards: a guest written in JavaScript that marks what it writes,
+// page by page and as a bitmap, and drops pages while it migrates.
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'

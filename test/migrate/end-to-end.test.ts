@@ -1,5 +1,5 @@
-// Whole migrations inside this process, of a guest that never stops writing: every page must arrive, by
-// every tracker, over every kind of memory, with and without zero-copy.
+// Whole migrations inside this process, of a guest that never stops writing: every page must
+// arrive, by every tracker, over every kind of memory, with and without zero-copy.
 
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { rmSync } from 'node:fs'

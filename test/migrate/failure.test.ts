@@ -1,5 +1,5 @@
-// Migrations that break: dead, silent, resetting and refusing destinations, and VMM callbacks that throw.
-// Before commit the source loses nothing; after it the guest is never resumed here.
+// Migrations that break: dead, silent, resetting and refusing destinations, and VMM callbacks that
+// throw. Before commit the source loses nothing; after it the guest is never resumed here.
 
 import { createHash } from 'node:crypto'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'

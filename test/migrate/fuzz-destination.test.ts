@@ -1,6 +1,6 @@
-// A recorded stream of our own, damaged at random in any of its connections and sent in random pieces: the
-// destination always settles, with a result or a MultifdError, writes nothing but guest memory and
-// leaves nothing open. Repeat a failure with MULTIFD_TEST_SEED.
+// A recorded stream of our own, damaged at random in any of its connections and sent in random
+// pieces: the destination always settles, with a result or a MultifdError, writes nothing but guest
+// memory and leaves nothing open. Repeat a failure with MULTIFD_TEST_SEED.
 
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { MultifdError } from '../../src/kit/errors.ts'

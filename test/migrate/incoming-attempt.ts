@@ -54,7 +54,9 @@ export interface Attempt {
   play: (script: Script) => Promise<unknown>
 }
 
-/** Settles when the destination is over; everything is closed then. Throws what is no MultifdError. */
+/**
+ * Settles when the destination is over; everything is closed then. Throws what is no MultifdError.
+ */
 export async function attempt({ guest, uri, options, play }: Attempt): Promise<Outcome> {
   const address = uri ?? socketUri()
   const destination = await MigrationDestination.listen(address, {

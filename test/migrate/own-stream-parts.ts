@@ -1,4 +1,5 @@
-// The pieces of one of our own streams as bytes, for peers that send them in any order, changed or cut.
+// The pieces of one of our own streams as bytes, for peers that send them in any order, changed or
+// cut.
 
 import { concatBytes } from '../../src/wire/bytes.ts'
 import { encodeConfiguration, encodeHeader } from '../../src/wire/configuration.ts'

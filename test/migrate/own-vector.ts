@@ -1,5 +1,5 @@
-// The recorded stream of one of our own sources, small enough to be cut at every byte, and how it was
-// recorded: run this file to record it again.
+// The recorded stream of one of our own sources, small enough to be cut at every byte, and how it
+// was recorded: run this file to record it again.
 //
 //   node --import ./test/support/typescript-loader.mjs test/migrate/own-vector.ts
 

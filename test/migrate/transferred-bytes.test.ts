@@ -1,5 +1,5 @@
-// What the library says it transferred is what the sockets say: the kernel's tcpi_bytes_acked per multifd
-// channel while it is open, and the bytes that the destination read.
+// What the library says it transferred is what the sockets say: the kernel's tcpi_bytes_acked per
+// multifd channel while it is open, and the bytes that the destination read.
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { GuestMemory, MigrationDestination, MigrationSource } from '../../src/index.ts'

@@ -1,5 +1,6 @@
-// A recorded stream of our own, cut at every byte position of every connection: each prefix gives an
-// error, nothing is left open, nothing is written outside the guest, and the whole stream still loads.
+// A recorded stream of our own, cut at every byte position of every connection: each prefix gives
+// an error, nothing is left open, nothing is written outside the guest, and the whole stream still
+// loads.
 
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { MultifdError } from '../../src/kit/errors.ts'

@@ -1,5 +1,5 @@
-// The watchdog on a clock of its own: silence of the peer is told from our own work, from a held event
-// loop, and from progress that only the kernel sees.
+// The watchdog on a clock of its own: silence of the peer is told from our own work, from a held
+// event loop, and from progress that only the kernel sees.
 
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { deferred } from '../../src/kit/deferred.ts'

@@ -1,5 +1,5 @@
-// A destination in a process of its own, driven over the IPC channel: it listens with memory as told,
-// reports what happens to it, and hashes what it got.
+// A destination in a process of its own, driven over the IPC channel: it listens with memory as
+// told, reports what happens to it, and hashes what it got.
 
 import { createHash } from 'node:crypto'
 import { GuestMemory, MigrationDestination, MultifdError } from '../../src/index.ts'

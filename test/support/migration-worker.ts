@@ -1,5 +1,5 @@
-// The worker thread of tests: migrates memory that the main thread registered, and asks the main thread
-// to stop and resume the guest.
+// The worker thread of tests: migrates memory that the main thread registered, and asks the main
+// thread to stop and resume the guest.
 
 import { once } from 'node:events'
 import { parentPort, workerData } from 'node:worker_threads'

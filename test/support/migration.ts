@@ -1,4 +1,5 @@
-// One migration between two memories of this process, with its progress; what most tests begin with.
+// One migration between two memories of this process, with its progress; what most tests begin
+// with.
 
 import type {
   GuestMemory,

@@ -1,5 +1,5 @@
-// Looks behind the library's back at the native objects it makes: for assertions on them, and to slow
-// one of their methods down. The addon itself is not changed.
+// Looks behind the library's back at the native objects it makes: for assertions on them, and to
+// slow one of their methods down. The addon itself is not changed.
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type NativeRamState, type NativeSendChannel, native } from '../../src/kit/native.ts'
@@ -30,8 +30,8 @@ export class RamStates implements Disposable {
 }
 
 /**
- * The method still does its work, but begins it only when every thread of the addon has ended and many
- * turns of the event loop have passed: whoever does not wait for it is over by then.
+ * The method still does its work, but begins it only when every thread of the addon has ended and
+ * many turns of the event loop have passed: whoever does not wait for it is over by then.
  */
 export function delayed<T extends object>(
   target: T,

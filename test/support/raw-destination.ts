@@ -1,5 +1,5 @@
-// A destination made of plain sockets, for tests of a source: it answers, stalls, falls silent or breaks
-// exactly where it is told to. Pages are thrown away.
+// A destination made of plain sockets, for tests of a source: it answers, stalls, falls silent or
+// breaks exactly where it is told to. Pages are thrown away.
 
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
@@ -11,7 +11,9 @@ import { MainStreamReader } from '../../src/wire/main-stream-reader.ts'
 import { encodePong, encodeShut } from '../../src/wire/return-path.ts'
 
 export interface Behaviour {
-  /** What happens at an event of the main stream; by default PINGs are answered, the end with ready. */
+  /**
+   * What happens at an event of the main stream; by default PINGs are answered, the end with ready.
+   */
   at?: (event: MainStreamEvent, peer: RawDestination) => 'answer' | 'silence'
   /** Whether anything is read from the multifd channels; default true. */
   readsChannels?: boolean

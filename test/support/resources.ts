@@ -1,5 +1,5 @@
-// What the process holds that the addon could have left behind: its own census, descriptors by name,
-// and threads by name. Taken before a test and compared after everything was closed.
+// What the process holds that the addon could have left behind: its own census, descriptors by
+// name, and threads by name. Taken before a test and compared after everything was closed.
 
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { expect } from 'vitest'

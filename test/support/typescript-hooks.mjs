@@ -1,5 +1,5 @@
-// Module hooks: types are taken out of .ts files as they are loaded; nothing is checked. The results
-// are kept in build-test/, so that only the first process has to load the compiler.
+// Module hooks: types are taken out of .ts files as they are loaded; nothing is checked. The
+// results are kept in build-test/, so that only the first process has to load the compiler.
 import { createHash } from 'node:crypto'
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'

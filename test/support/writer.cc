@@ -1,6 +1,6 @@
 // The guest of the tests: a native thread that writes into memory at full speed until it is told to
-// stop. Test-only, built by scripts/build-test-addon.mjs; knows nothing of multifd. Memory comes from
-// JavaScript as a Uint8Array, whose owner must keep it mapped until stop() has returned.
+// stop. Test-only, built by scripts/build-test-addon.mjs; knows nothing of multifd. Memory comes
+// from JavaScript as a Uint8Array, whose owner must keep it mapped until stop() has returned.
 #include <node_api.h>
 
 #include <atomic>

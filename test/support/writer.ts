@@ -1,5 +1,5 @@
-// The native writer thread (test/support/writer.cc) for tests: a guest that never stops writing, and a
-// Vmm whose stop and resume mean it.
+// The native writer thread (test/support/writer.cc) for tests: a guest that never stops writing,
+// and a Vmm whose stop and resume mean it.
 
 import { createRequire } from 'node:module'
 import type { Vmm } from '../../src/index.ts'
@@ -12,7 +12,9 @@ interface WriterAddon {
 
 const addon = createRequire(import.meta.url)('../../build-test/writer.node') as WriterAddon
 
-/** Writes into `memory` at full speed from `resume()` to `stop()`; both may be called in any order. */
+/**
+ * Writes into `memory` at full speed from `resume()` to `stop()`; both may be called in any order.
+ */
 export class WriterGuest implements Vmm, Disposable {
   /** Calls in order: 'stop', 'resume'. */
   readonly calls: string[] = []

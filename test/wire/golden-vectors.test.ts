@@ -1,4 +1,5 @@
-// Real QEMU streams: read, replayed into memory and compared by hash, and written again byte for byte.
+// Real QEMU streams: read, replayed into memory and compared by hash, and written again byte for
+// byte.
 
 import { createHash } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
@@ -154,7 +155,9 @@ function rewriteOne(event: MainStreamEvent, pages: RamPageWords): Uint8Array {
   }
 }
 
-/** The events in the manifest's terms, runs of zero words merged, the tail's sections by its JSON. */
+/**
+ * The events in the manifest's terms, runs of zero words merged, the tail's sections by its JSON.
+ */
 function sequenceOf(events: MainStreamEvent[], tailAt: number): unknown[] {
   const steps: unknown[] = []
   let words: unknown[] = []

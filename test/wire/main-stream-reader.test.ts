@@ -1,5 +1,5 @@
-// The reader of the main stream against the writer, against every split, and against everything that is
-// not a stream.
+// The reader of the main stream against the writer, against every split, and against everything
+// that is not a stream.
 
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'

@@ -1,9 +1,10 @@
 // The two codecs of multifd packets, native and TypeScript, on the same random input: encodings are
-// byte-identical, decoders agree on what they take, what they read, and with which code they refuse.
+// byte-identical, decoders agree on what they take, what they read, and with which code they
+// refuse.
 //
 // Stated differences: TypeScript refuses a packet_num above 2^53-1 and a RAM block name that is not
-// UTF-8. Native code takes both, because the number is informative only and the name is compared with
-// the names of blocks, which are UTF-8.
+// UTF-8. Native code takes both, because the number is informative only and the name is compared
+// with the names of blocks, which are UTF-8.
 
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'

@@ -64,7 +64,10 @@ export function cutAt(bytes: Uint8Array, cuts: readonly number[]): Uint8Array[] 
   })
 }
 
-/** An Outcome as one comparable text: bytes as base64 are far quicker to compare than element by element. */
+/**
+ * An Outcome as one comparable text: bytes as base64 are far quicker to compare than element by
+ * element.
+ */
 export function fingerprint(outcome: Outcome): string {
   return JSON.stringify(outcome, (_key, value) =>
     value instanceof Uint8Array ? `base64:${Buffer.from(value).toString('base64')}` : value,

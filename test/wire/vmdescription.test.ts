@@ -1,4 +1,5 @@
-// The description of the devices at the end of a stream, and finding the end of a QEMU stream by it.
+// The description of the devices at the end of a stream, and finding the end of a QEMU stream by
+// it.
 
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
