@@ -14,6 +14,19 @@
 namespace multifd {
 namespace {
 
+// Each way; the kernel doubles it for its own book-keeping (socket(7)).
+constexpr int kLoopbackBufferBytes = 1 << 20;
+
+bool is_loopback(const sockaddr_storage& address) {
+  if (address.ss_family == AF_INET) {
+    const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
+    return (ntohl(v4.sin_addr.s_addr) >> 24) == IN_LOOPBACKNET;
+  }
+  const auto& v6 = reinterpret_cast<const sockaddr_in6&>(address);
+  if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr)) return v6.sin6_addr.s6_addr[12] == IN_LOOPBACKNET;
+  return IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr);
+}
+
 // Channels are few (at most 255 + main), but they all connect in one instant.
 constexpr int kListenBacklog = 512;
 
@@ -77,10 +90,20 @@ Result<Endpoint> Endpoint::unix_path(const std::string& path) {
   return endpoint;
 }
 
+void tune_tcp(int fd, const sockaddr_storage& peer) {
+  const int on = 1;
+  ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  if (!is_loopback(peer)) return;
+  const int bytes = kLoopbackBufferBytes;
+  ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+  ::setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+}
+
 Result<UniqueFd> connect_to(const Endpoint& endpoint, int timeout_ms, int stop_fd) {
   UniqueFd fd(::socket(endpoint.address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
               Resource::kSocket);
   if (!fd) return Error::from_errno("socket", "making a socket failed");
+  if (endpoint.is_tcp()) tune_tcp(fd.get(), endpoint.address);
   const auto* const address = reinterpret_cast<const sockaddr*>(&endpoint.address);
   if (::connect(fd.get(), address, endpoint.size) < 0) {
     if (errno != EINPROGRESS) {
@@ -91,10 +114,6 @@ Result<UniqueFd> connect_to(const Endpoint& endpoint, int timeout_ms, int stop_f
     if (auto waited = wait_connected(fd.get(), endpoint, timeout_ms, stop_fd); !waited) {
       return waited.error();
     }
-  }
-  if (endpoint.is_tcp()) {
-    const int on = 1;
-    ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   }
   const int flags = ::fcntl(fd.get(), F_GETFL);
   if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags & ~O_NONBLOCK) < 0) {

@@ -22,6 +22,12 @@ struct Endpoint {
   [[nodiscard]] bool is_tcp() const { return address.ss_family != AF_UNIX; }
 };
 
+// What every TCP connection of ours gets: TCP_NODELAY, and on loopback small buffers. In flight
+// within one machine is only what the receiver has not copied yet: small enough, it is still in the
+// caches when it does (measured with the plain loop of bench/native/ceiling.cc, see
+// docs/performance.md). On a network the kernel's own tuning knows better.
+void tune_tcp(int fd, const sockaddr_storage& peer);
+
 // Connects within timeout_ms; `stop_fd` becoming readable ends the attempt. The socket returned is
 // blocking, with TCP_NODELAY.
 Result<UniqueFd> connect_to(const Endpoint& endpoint, int timeout_ms, int stop_fd);

@@ -153,10 +153,7 @@ Result<void> Listener::accept_all() {
       if (later) return {};
       return Error::from_errno("accept4", "accepting a connection failed");
     }
-    if (options_.endpoint.is_tcp()) {
-      const int on = 1;
-      ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    }
+    if (options_.endpoint.is_tcp()) tune_tcp(fd.get(), address);
     set_receive_low_water(fd.get(), 4);
     Pending pending;
     pending.fd = std::move(fd);
