@@ -22,6 +22,12 @@ inline constexpr size_t kRecordHeaderSize = 1344;  // kRamHeaderSize; engines do
 // Per packet one iovec for the header and at worst one for each of 128 pages; below IOV_MAX (1024).
 inline constexpr uint32_t kRecordIovMax = kPacketsPerRecord * (1 + 128);
 
+// Records of a channel with zero-copy; one suffices without. The high-water mark is the bound that
+// policy sets; this one only has to be large enough not to be felt before it: 64 records of 1 MiB.
+inline constexpr uint32_t kZeroCopyRecords = 64;
+// Below this a copy is cheaper than pinning and a notification (msg_zerocopy.rst: about 10 KB).
+inline constexpr size_t kZeroCopyMinBytes = 16 * 1024;
+
 // One submission: everything the kernel may read until it is released.
 struct SendRecord {
   uint32_t index = 0;  // in the pool
@@ -52,7 +58,9 @@ struct EngineCounters {
   uint64_t unreleased_high_bytes = 0;
 };
 
-// Bounds on unreleased bytes; written by the flush policy, read per submission (two atomics).
+// Bounds on unreleased bytes; written by the flush policy, read per submission (two atomics). They
+// also switch zero-copy: with `high_bytes` 0 an engine sends plain. A single record may exceed
+// them.
 struct WaterMarks {
   std::atomic<uint64_t> high_bytes;
   std::atomic<uint64_t> low_bytes;

@@ -11,13 +11,8 @@
 namespace multifd {
 namespace {
 
-// Records of one channel. The high-water mark is the bound that policy sets; this one only has to
-// be large enough not to be felt before it: 64 records of up to 1 MiB.
-constexpr uint32_t kRecords = 64;
 // Sends that may be unreleased at once: each record may take several calls when sends come short.
 constexpr uint32_t kLedgerCapacity = 1024;
-// Below this a copy is cheaper than pinning and a notification (msg_zerocopy.rst: about 10 KB).
-constexpr size_t kZeroCopyMinBytes = 16 * 1024;
 // A reset connection releases at once; a second is for a machine that is busy elsewhere.
 constexpr int kResetWaitMs = 1000;
 // The stop flag is seen at least this often; a release or a shutdown wakes the poll at once.
@@ -47,7 +42,7 @@ Error stopped() { return Error::make(ErrorCode::kClosed, "the channel was told t
 
 SendmsgEngine::SendmsgEngine(const SendmsgEngineOptions& options)
     : options_(options), ledger_(kLedgerCapacity, options.first_id) {
-  const uint32_t count = options.zero_copy ? kRecords : 1;
+  const uint32_t count = options.zero_copy ? kZeroCopyRecords : 1;
   records_.reserve(count);
   free_.reserve(count);
   for (uint32_t i = 0; i < count; ++i) {
@@ -81,12 +76,14 @@ Result<SendRecord*> SendmsgEngine::acquire() {
 }
 
 Result<void> SendmsgEngine::submit(SendRecord& record) {
-  bool zero_copy = options_.zero_copy && record.bytes >= kZeroCopyMinBytes;
   const uint64_t high = options_.water_marks->high_bytes.load(std::memory_order_relaxed);
+  bool zero_copy = options_.zero_copy && high > 0 && record.bytes >= kZeroCopyMinBytes;
   if (zero_copy && unreleased_bytes() + record.bytes > high) {
     ++counters_.waits_at_high_water;
     const uint64_t low = options_.water_marks->low_bytes.load(std::memory_order_relaxed);
-    if (auto flushed = flush(low); !flushed) return flushed;
+    // Low enough for this record, whatever the low-water mark says.
+    const size_t room = high > record.bytes ? high - record.bytes : 0;
+    if (auto flushed = flush(std::min(low, room)); !flushed) return flushed;
   }
   msghdr message{};
   message.msg_iov = record.iov.data();
