@@ -19,12 +19,13 @@ enum class Resource : uint8_t {
   kThread,
   kMapping,
   kLeakedRecord,  // a zero-copy record the kernel never released (DESIGN 4.5)
+  kRing,          // io_uring instances
   kCount,
 };
 
 inline constexpr std::array<const char*, static_cast<size_t>(Resource::kCount)> kResourceNames = {
     "sockets", "eventFds", "userfaultFds", "pagemapFds", "backingFds", "threads", "mappings",
-    "leakedRecords"};
+    "leakedRecords", "rings"};
 
 inline std::atomic<int64_t>& census(Resource resource) {
   static std::array<std::atomic<int64_t>, static_cast<size_t>(Resource::kCount)> counts{};

@@ -5,6 +5,7 @@
 #include <time.h>  // linux/errqueue.h uses timespec without including it
 
 #include <linux/errqueue.h>
+#include <linux/io_uring.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -38,6 +39,19 @@
 #endif
 
 namespace multifd {
+
+// IORING_REGISTER_CLONE_BUFFERS, linux/io_uring.h (6.12). All zero but `source_fd`: every buffer.
+struct CloneBuffersArgument {
+  uint32_t source_fd;
+  uint32_t flags;
+  uint32_t source_offset;
+  uint32_t destination_offset;
+  uint32_t count;
+  uint32_t reserved[3];
+};
+static_assert(sizeof(CloneBuffersArgument) == 32);
+
+inline constexpr unsigned kRegisterCloneBuffers = 30;
 
 // PAGEMAP_SCAN, linux/fs.h (6.7). Names of our own, so that newer headers cannot collide.
 struct PagemapRegion {
