@@ -1,6 +1,7 @@
 {
   "variables": {
     "core_sources": [
+      "native/base/io_uring.cc",
       "native/base/syscalls.cc",
       "native/channel/channel_thread.cc",
       "native/channel/endpoint.cc",
@@ -9,8 +10,12 @@
       "native/channel/receive_channel.cc",
       "native/channel/send_channel.cc",
       "native/engine/errqueue.cc",
+      "native/engine/probe.cc",
+      "native/engine/registered_memory.cc",
       "native/engine/release_ledger.cc",
       "native/engine/sendmsg_engine.cc",
+      "native/engine/uring_chain.cc",
+      "native/engine/uring_engine.cc",
       "native/guest/dirty_bitmap.cc",
       "native/guest/dirty_tracker.cc",
       "native/guest/guest_memory.cc",
