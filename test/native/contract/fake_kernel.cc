@@ -14,7 +14,7 @@ namespace fixture {
 FakeKernel* FakeKernel::current_ = nullptr;
 
 FakeKernel::FakeKernel(Faults faults, uint64_t seed, uint32_t first_id)
-    : faults_(faults), random_(seed), next_id_(first_id) {
+    : FakeWire(faults, seed), next_id_(first_id) {
   current_ = this;
 }
 
@@ -32,10 +32,10 @@ const multifd::Syscalls& FakeKernel::table() const {
 int FakeKernel::refusal(size_t bytes, bool zero_copy) {
   if (fail_sends_with != 0) return fail_sends_with;
   if (chance(faults_.interrupted)) return EINTR;
-  if (chance(faults_.eagain)) return EAGAIN;
+  if (is_full() || chance(faults_.eagain)) return EAGAIN;
   if (!zero_copy) return 0;
   if (bytes > faults_.zero_copy_max) return ENOBUFS;
-  const bool memory_in_use = !pending_.empty() || !notifications_.empty();
+  const bool memory_in_use = pending_sends() > 0 || !notifications_.empty();
   return memory_in_use && chance(faults_.option_memory) ? ENOBUFS : 0;
 }
 
@@ -49,47 +49,22 @@ ssize_t FakeKernel::send(const msghdr* message, int flags) {
   }
   bytes = std::min(bytes, faults_.send_max);
   if (chance(faults_.short_send)) bytes = 1 + random_.below(bytes);
-  Pending send{next_id_, stream_.size(), {}, bytes};
-  size_t left = bytes;
-  for (size_t i = 0; left > 0; ++i) {
-    const size_t part = std::min(left, message->msg_iov[i].iov_len);
-    send.parts.push_back({message->msg_iov[i].iov_base, part});
-    left -= part;
-  }
-  stream_.resize(stream_.size() + bytes);
-  if (zero_copy) {
-    ++next_id_;
-    pending_bytes_ += bytes;
-    pending_high_bytes_ = std::max(pending_high_bytes_, pending_bytes_);
-    pending_.push_back(std::move(send));
-  } else {
-    read_now(send);
-  }
+  accept(message->msg_iov, bytes, zero_copy, next_id_);
+  if (zero_copy) ++next_id_;
   return static_cast<ssize_t>(bytes);
 }
 
-void FakeKernel::read_now(const Pending& send) {
-  size_t at = send.offset;
-  for (const iovec& part : send.parts) {
-    std::memcpy(&stream_[at], part.iov_base, part.iov_len);
-    at += part.iov_len;
-  }
-}
-
-void FakeKernel::complete(size_t index) {
-  const Pending send = pending_[index];
-  pending_.erase(pending_.begin() + static_cast<ptrdiff_t>(index));
-  pending_bytes_ -= send.bytes;
-  read_now(send);
+void FakeKernel::notify(const Pending& send) {
+  const auto id = static_cast<uint32_t>(send.id);
   const bool copied = chance(faults_.copied);
   if (!notifications_.empty() && chance(faults_.coalesced)) {
     Queued& before = notifications_.back();
-    if (before.last + 1 == send.id && before.copied == copied) {
-      before.last = send.id;
+    if (before.last + 1 == id && before.copied == copied) {
+      before.last = id;
       return;
     }
   }
-  notifications_.push_back({send.id, send.id, copied});
+  notifications_.push_back({id, id, copied});
 }
 
 ssize_t FakeKernel::receive_error_queue(msghdr* message) {
@@ -128,9 +103,7 @@ int FakeKernel::poll(pollfd* fds, nfds_t count) {
     errno = EINTR;
     return -1;
   }
-  if (!never_completes && !pending_.empty() && !chance(faults_.late)) {
-    complete(chance(faults_.out_of_order) ? random_.below(pending_.size()) : 0);
-  }
+  if (!never_completes && pending_sends() > 0 && !chance(faults_.late)) notify(finish());
   if (chance(faults_.stray)) {
     // Never an id that is outstanding or soon to be.
     const uint32_t id = next_id_ + (1U << 30) + static_cast<uint32_t>(random_.below(1U << 20));
@@ -139,17 +112,6 @@ int FakeKernel::poll(pollfd* fds, nfds_t count) {
   if (count == 0 || notifications_.empty()) return 0;
   fds[0].revents = POLLERR;
   return 1;
-}
-
-bool FakeKernel::reads(const void* begin, size_t size) const {
-  const auto* const from = static_cast<const uint8_t*>(begin);
-  for (const Pending& send : pending_) {
-    for (const iovec& part : send.parts) {
-      const auto* const at = static_cast<const uint8_t*>(part.iov_base);
-      if (at < from + size && from < at + part.iov_len) return true;
-    }
-  }
-  return false;
 }
 
 }  // namespace fixture
