@@ -31,7 +31,7 @@ enum class DowngradeReason : uint8_t {
 // Why an engine does not work in the mode that was asked for.
 struct Downgrade {
   DowngradeReason reason = DowngradeReason::kNone;
-  char sentence[256] = {};  // of the last step down; empty when there was none
+  char sentence[320] = {};  // of the last step down; empty when there was none
 };
 
 struct UringEngineOptions {
