@@ -144,6 +144,18 @@ TEST("a refused request may have a notification too, and holds its record until 
   CHECK(seen);
 }
 
+TEST("a full flush waits for the notifications of refused requests too") {
+  for (uint64_t i = 0; i < 20; ++i) {
+    Rig rig({.zero_copy_max = 4 * kKiB}, SendMode::kZeroCopy, check::seed() + i);
+    rig.ring.never_completes = true;
+    rig.send(0, 100 * kKiB);
+    CHECK_EQ(rig.engine.unreleased_bytes(), 0U);  // copied in the end
+    rig.ring.never_completes = false;
+    rig.finish();
+    CHECK_EQ(rig.ring.pending_sends(), 0U);
+  }
+}
+
 TEST("a send above the locked-memory limit is split, in the end copied, and counted") {
   for (const SendMode mode : {SendMode::kZeroCopy, SendMode::kZeroCopyFixed}) {
     Rig split({.zero_copy_max = 64 * kKiB}, mode);
