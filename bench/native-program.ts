@@ -15,6 +15,8 @@ export interface CeilingOptions {
   readonly channels: number
   /** Bytes of one send() and of one recv(). */
   readonly sendSizeBytes: number
+  /** SO_SNDBUF and SO_RCVBUF; 0 leaves them to the kernel's own tuning. */
+  readonly socketBufferBytes: number
   readonly hugePages: boolean
 }
 
@@ -50,12 +52,13 @@ export async function buildCeiling(): Promise<string> {
 /** One transfer, by a pair of processes of its own. */
 export async function runCeiling(
   program: string,
-  { memoryBytes, channels, sendSizeBytes, hugePages }: CeilingOptions,
+  { memoryBytes, channels, sendSizeBytes, socketBufferBytes, hugePages }: CeilingOptions,
   { signal }: { signal: AbortSignal },
 ): Promise<CeilingResult> {
   const common = [
     ...['--memory', String(memoryBytes), '--channels', String(channels)],
     ...['--send-size', String(sendSizeBytes), '--huge-pages', hugePages ? '1' : '0'],
+    ...['--socket-buffer', String(socketBufferBytes)],
   ]
   await using receiver = await Child.start('the plain receiver', program, ['receive', ...common], {
     signal,
