@@ -60,9 +60,9 @@ class SendChannel final : public ChannelThread {
   // 8 credits, a sync and a close; rounded up.
   static constexpr uint32_t kCommandCapacity = 16;
 
-  // While more than this is queued nobody has to be woken to keep the channel busy: of eight credits
-  // six are worked off per wake-up, and two (32 MiB, about 15 ms at the speed of loopback) last
-  // while a VMM holds the event loop.
+  // While more than this is queued nobody has to be woken to keep the channel busy: of eight
+  // credits six are worked off per wake-up, and two (32 MiB, about 15 ms at the speed of loopback)
+  // last while a VMM holds the event loop.
   static constexpr uint32_t kQuietQueue = 2;
 
   SendChannel(SendChannelOptions options, std::shared_ptr<SendGroup> group, Wakeup& wakeup);

@@ -37,9 +37,10 @@ class DirtyTracker {
   virtual void sent(uint32_t block, uint64_t page, const uint8_t* copy);
 };
 
-// The kernel's log: userfaultfd with asynchronous write protection, Linux 6.7 or newer (arm64: 6.10). Fails with
-// kUnsupported, and the reason as a sentence, where there is none. start() fails with kLimit
-// (errno EBUSY) when another tracker, or anybody's userfaultfd, holds part of the memory.
+// The kernel's log: userfaultfd with asynchronous write protection, Linux 6.7 or newer (arm64:
+// 6.10). Fails with kUnsupported, and the reason as a sentence, where there is none. start() fails
+// with kLimit (errno EBUSY) when another tracker, or anybody's userfaultfd, holds part of the
+// memory.
 Result<std::unique_ptr<DirtyTracker>> make_uffd_tracker(std::shared_ptr<GuestMemory> memory);
 // A hash per page of the bytes sent; works everywhere, reads all populated memory per collect.
 Result<std::unique_ptr<DirtyTracker>> make_hash_tracker(std::shared_ptr<GuestMemory> memory);

@@ -33,7 +33,7 @@ interface RoundTrace {
   final: boolean
 }
 
-/** Runs `work` with a page written after every round, so that none but the last finds a clean guest. */
+/** Runs `work` with a page written after every round: only the last finds a clean guest. */
 async function neverClean<T>(memory: Uint8Array, work: () => Promise<T>): Promise<T> {
   const write = (): void => void memory.fill(memory[0] ? 0 : 1, 0, 1)
   subscribe('multifd:sync', write)
