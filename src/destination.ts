@@ -117,10 +117,16 @@ class IncomingSession {
 
   constructor(settings: DestinationSettings, endpoint: NativeEndpoint) {
     this.#settings = settings
-    this.#acceptor = new Acceptor(endpoint, settings.handshakeTimeoutMs, {
-      connection: (connection) => this.#arrived(connection),
-      failed: (error) => this.#first.set(error),
-    })
+    settings.memory.beginReceiving()
+    try {
+      this.#acceptor = new Acceptor(endpoint, settings.handshakeTimeoutMs, {
+        connection: (connection) => this.#arrived(connection),
+        failed: (error) => this.#first.set(error),
+      })
+    } catch (error) {
+      settings.memory.endReceiving()
+      throw error
+    }
     this.endpoint = this.#acceptor.endpoint
     this.#status.enter('setup')
   }
@@ -367,6 +373,7 @@ class IncomingSession {
     await this.#stopReceiving()
     await this.#emptying // or it would empty the next attempt's memory
     this.#group?.close()
+    this.#settings.memory.endReceiving()
     if (this.#status.status === 'completed') return
     // What was refused goes out before the socket does.
     await new Promise((resolve) => setImmediate(resolve))

@@ -56,6 +56,7 @@ export class GuestMemory implements AsyncDisposable {
   readonly #native: NativeGuestMemory
   readonly #views = new Map<number, Uint8Array<ArrayBuffer>>()
   readonly #wasm: ReadonlyMap<number, { memory: WasmMemory; offsetBytes: number }>
+  #receiving = false
   #closed = false
 
   private constructor(
@@ -214,6 +215,22 @@ export class GuestMemory implements AsyncDisposable {
           'what was sent is not the guest any more; cancel and report this engine',
       )
     }
+  }
+
+  /** @internal Two destinations would write over each other. @throws ERR_MULTIFD_STATE */
+  beginReceiving(): void {
+    if (this.#receiving) {
+      throw new MultifdError(
+        'ERR_MULTIFD_STATE',
+        'another destination listens into this memory already: close it first',
+      )
+    }
+    this.#receiving = true
+  }
+
+  /** @internal */
+  endReceiving(): void {
+    this.#receiving = false
   }
 
   /** @internal @throws RangeError for a block this memory does not have. */

@@ -111,6 +111,18 @@ describe('GuestMemory', () => {
     expect(migration.running).toBe(1)
     await migration.close()
   })
+
+  it('listening: a second destination into it is refused, until the first is closed', async () => {
+    const listen = () => MigrationDestination.listen('tcp:127.0.0.1:0', { memory })
+    const first = await listen()
+    expect(await verdict(listen)).toBe(STATE)
+    await first.close()
+    await (await listen()).close()
+    // An address that is not to be had leaves nothing behind.
+    const nowhere = () => MigrationDestination.listen('unix:/nowhere/at/all', { memory })
+    expect(await verdict(nowhere)).toBe('ERR_MULTIFD_CHANNEL')
+    await (await listen()).close()
+  })
 })
 
 describe('DirtyLog', () => {

@@ -203,11 +203,14 @@ describe('a stalled peer with megabytes in flight', () => {
     { zeroCopy: 'on', multifdChannels: 1 },
     { zeroCopy: 'on', multifdChannels: 4 },
   ]
-  /** Returns when bytes stand in the kernel and no more go out. */
+  /**
+   * Returns when bytes stand in the kernel and no more go out: on loopback up to 2 MiB a channel, of
+   * zero-copy sends less.
+   */
   async function stalled(migration: Migration): Promise<void> {
     let sent = -1
     for await (const { transferredBytes } of migration) {
-      if (transferredBytes > MIB && transferredBytes === sent) return
+      if (transferredBytes > MIB / 4 && transferredBytes === sent) return
       sent = transferredBytes
     }
   }
