@@ -204,8 +204,8 @@ describe('a stalled peer with megabytes in flight', () => {
     { zeroCopy: 'on', multifdChannels: 4 },
   ]
   /**
-   * Returns when bytes stand in the kernel and no more go out: on loopback up to 2 MiB a channel, of
-   * zero-copy sends less.
+   * Returns when bytes stand in the kernel and no more go out: on loopback up to 2 MiB a channel,
+   * of zero-copy sends less.
    */
   async function stalled(migration: Migration): Promise<void> {
     let sent = -1

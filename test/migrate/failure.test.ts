@@ -4,41 +4,23 @@
 import { createHash } from 'node:crypto'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import {
-  type Device,
-  GuestMemory,
-  MigrationDestination,
-  MigrationSource,
-  type Vmm,
-} from '../../src/index.ts'
+import { GuestMemory, MigrationDestination, MigrationSource } from '../../src/index.ts'
 import { OWN_COMMAND_COMMIT } from '../../src/wire/dialect.ts'
 import { DestinationChild } from '../support/child.ts'
+import { emptyState, filled, recordingVmm } from '../support/idle-guest.ts'
 import { failure, migrateOnce } from '../support/migration.ts'
-import { expectSamePages, fillPages, testSeed } from '../support/pages.ts'
+import { expectSamePages, testSeed } from '../support/pages.ts'
 import { type Behaviour, RawDestination } from '../support/raw-destination.ts'
 import { expectNothingLeft, type Held, held } from '../support/resources.ts'
 import { WriterGuest } from '../support/writer.ts'
 
 const MIB = 1024 * 1024
 const seed = testSeed()
-const emptyState: Device = { idstr: 'cpu', save: () => new Uint8Array(0), load: () => {} }
 let before: Held
 beforeEach(() => {
   before = held()
 })
 afterEach(() => expectNothingLeft(before))
-
-function filled(sizeBytes: number): GuestMemory {
-  const memory = GuestMemory.allocate('ram', sizeBytes)
-  fillPages(memory.view('ram'), seed)
-  return memory
-}
-
-/** Records its calls; stands for a guest that nobody runs. */
-function recordingVmm(): Vmm & { calls: string[] } {
-  const calls: string[] = []
-  return { calls, stop: () => void calls.push('stop'), resume: () => void calls.push('resume') }
-}
 
 /** The same source works at once, and nothing of the guest was lost. */
 async function expectWorksNow(source: MigrationSource, from: GuestMemory): Promise<void> {
@@ -57,7 +39,7 @@ async function expectWorksNow(source: MigrationSource, from: GuestMemory): Promi
 describe('a destination in another process', () => {
   it('gets every page of a guest that never stops writing', async () => {
     await using child = new DestinationChild({ sizeBytes: 256 * MIB, holdsLoad: false })
-    await using from = filled(256 * MIB)
+    await using from = filled(256 * MIB, seed)
     using guest = new WriterGuest(from.view('ram'), seed)
     guest.confine(4096)
     const source = new MigrationSource({ memory: from, vmm: guest, devices: [emptyState] })
@@ -79,7 +61,7 @@ describe('a destination in another process', () => {
     const zeroCopy = moment === 'round 0' ? 'on' : 'off'
     it(`is killed: ${moment}, zeroCopy ${zeroCopy}`, async () => {
       await using child = new DestinationChild({ sizeBytes: 64 * MIB, holdsLoad: true })
-      await using from = filled(64 * MIB)
+      await using from = filled(64 * MIB, seed)
       using guest = new WriterGuest(from.view('ram'), seed)
       guest.confine(1024)
       const source = new MigrationSource({
@@ -131,7 +113,7 @@ describe('a silent peer', () => {
   for (const [who, behaviour, calls] of silences) {
     for (const zeroCopy of ['off', 'on'] as const) {
       it(`${who} fails the migration after peerTimeoutMs, zeroCopy ${zeroCopy}`, async () => {
-        await using from = filled(64 * MIB)
+        await using from = filled(64 * MIB, seed)
         await using peer = await RawDestination.listen(behaviour)
         const vmm = recordingVmm()
         const source = new MigrationSource({ memory: from, vmm, zeroCopy, peerTimeoutMs: 500 })
@@ -144,7 +126,7 @@ describe('a silent peer', () => {
   }
 
   it('is no peer that a bandwidth limit makes wait, or a VMM that takes its time', async () => {
-    await using from = filled(4 * MIB)
+    await using from = filled(4 * MIB, seed)
     await using to = GuestMemory.allocate('ram', 4 * MIB)
     const stop = () => new Promise<void>((resolve) => void setTimeout(resolve, 1500))
     await migrateOnce({
@@ -225,7 +207,7 @@ describe('a peer that breaks off', () => {
   for (const [what, behaviour, calls] of breaks) {
     for (const zeroCopy of ['off', 'on'] as const) {
       it(`${what}: the guest runs on, zeroCopy ${zeroCopy}`, async () => {
-        await using from = filled(64 * MIB)
+        await using from = filled(64 * MIB, seed)
         await using peer = await RawDestination.listen(behaviour)
         const vmm = recordingVmm()
         const source = new MigrationSource({
@@ -247,7 +229,7 @@ describe('a peer that breaks off', () => {
   }
 
   it('closes in the middle of loading: both sides say so, and the guest runs on', async () => {
-    await using from = filled(MIB)
+    await using from = filled(MIB, seed)
     await using to = GuestMemory.allocate('ram', MIB)
     const vmm = recordingVmm()
     let closing: Promise<void> | undefined
@@ -302,7 +284,7 @@ describe('after commit', () => {
   ]
   for (const [end, at] of ends) {
     it(`${end} leaves the guest stopped, status unknown, and tells the two ways out`, async () => {
-      await using from = filled(MIB)
+      await using from = filled(MIB, seed)
       await using peer = await RawDestination.listen(at === undefined ? {} : { at })
       const vmm = recordingVmm()
       const source = new MigrationSource({ memory: from, vmm, peerTimeoutMs: 500 })
@@ -318,7 +300,7 @@ describe('after commit', () => {
 
   it('ready and a reset in one breath: whatever comes first, there is one owner', async () => {
     for (let attempt = 0; attempt < 20; attempt += 1) {
-      await using from = filled(MIB)
+      await using from = filled(MIB, seed)
       await using peer = await RawDestination.listen({
         at: ({ kind }, { main }) => {
           if (kind !== 'vmdescription') return 'answer'
@@ -340,7 +322,7 @@ describe('after commit', () => {
   })
 
   it('a cancel comes too late: the migration completes', async () => {
-    await using from = filled(MIB)
+    await using from = filled(MIB, seed)
     const aborting = new AbortController()
     await using peer = await RawDestination.listen({
       at: (event) => {

@@ -9,31 +9,19 @@ import {
   MigrationSource,
   type Vmm,
 } from '../../src/index.ts'
+import { emptyState, filled, recordingVmm } from '../support/idle-guest.ts'
 import { failure } from '../support/migration.ts'
-import { fillPages, testSeed } from '../support/pages.ts'
+import { testSeed } from '../support/pages.ts'
 import { RawDestination } from '../support/raw-destination.ts'
 import { expectNothingLeft, type Held, held } from '../support/resources.ts'
 
 const MIB = 1024 * 1024
 const seed = testSeed()
-const emptyState: Device = { idstr: 'cpu', save: () => new Uint8Array(0), load: () => {} }
 let before: Held
 beforeEach(() => {
   before = held()
 })
 afterEach(() => expectNothingLeft(before))
-
-function filled(sizeBytes: number): GuestMemory {
-  const memory = GuestMemory.allocate('ram', sizeBytes)
-  fillPages(memory.view('ram'), seed)
-  return memory
-}
-
-/** Records its calls; stands for a guest that nobody runs. */
-function recordingVmm(): Vmm & { calls: string[] } {
-  const calls: string[] = []
-  return { calls, stop: () => void calls.push('stop'), resume: () => void calls.push('resume') }
-}
 
 describe('VMM callbacks that throw', () => {
   const thrown = new Error('the machine is on fire')
@@ -46,7 +34,7 @@ describe('VMM callbacks that throw', () => {
   ]
   for (const [what, vmmPart, devicePart, calls] of cases) {
     it(`${what}: named, with the cause, and the guest runs on`, async () => {
-      await using from = filled(MIB)
+      await using from = filled(MIB, seed)
       await using to = GuestMemory.allocate('ram', MIB)
       const recording = recordingVmm()
       const vmm = { ...recording, ...vmmPart }
@@ -66,7 +54,7 @@ describe('VMM callbacks that throw', () => {
   }
 
   it('resuming: both failures are told', async () => {
-    await using from = filled(MIB)
+    await using from = filled(MIB, seed)
     await using peer = await RawDestination.listen()
     const vmm = { stop: () => {}, resume: burn }
     const devices = [{ ...emptyState, save: () => 'text' as unknown as Uint8Array }]
@@ -78,7 +66,7 @@ describe('VMM callbacks that throw', () => {
   })
 
   it('loading: named at the destination, and the guest runs on at the source', async () => {
-    await using from = filled(MIB)
+    await using from = filled(MIB, seed)
     await using to = GuestMemory.allocate('ram', MIB)
     const vmm = recordingVmm()
     await using destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
