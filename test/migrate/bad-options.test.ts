@@ -280,7 +280,7 @@ describe('MigrationDestination.listen refuses', () => {
       errno: 'EADDRINUSE',
     })
     const long = `unix:/${'x'.repeat(200)}`
-    await expect(MigrationDestination.listen(long, { memory })).rejects.toMatchObject({
+    await expect(MigrationDestination.listen(long, { memory: other })).rejects.toMatchObject({
       code: 'ERR_MULTIFD_LIMIT',
       message: expect.stringMatching(/UNIX path has 201 bytes, expected 1 to 107/),
     })
