@@ -188,22 +188,21 @@ class IncomingSession {
 
   /** From nothing to running channels: main, its configuration, N introductions, emptied memory. */
   async #gather(watchdog: Watchdog): Promise<Incoming> {
-    const { memory, memoryIsZero } = this.#settings
-    const main = await this.#first.unless(this.#mainArrived.promise)
-    const wire = new IncomingWire(main, (error) => this.#first.set(error))
+    const [settings, first] = [this.#settings, this.#first]
+    const main = await first.unless(this.#mainArrived.promise)
+    const wire = new IncomingWire(main, (error) => first.set(error))
     this.#wire = wire
     await this.#expectChannels(await this.#readConfiguration(wire))
-    if (!memoryIsZero) {
-      const emptying = memory.native.empty()
+    if (!settings.memoryIsZero) {
+      const emptying = settings.memory.native.empty()
       this.#emptying = emptying
-      checked(await this.#first.unless(emptying), 'emptying the guest memory failed')
+      checked(await first.unless(emptying), 'emptying the guest memory failed')
     }
-    await this.#first.unless(this.#allArrived.promise)
+    await first.unless(this.#allArrived.promise)
     await this.#acceptor.destroy()
     this.#openChannels()
     const syncs = new SyncCollector(this.#channels)
     this.#syncs = syncs
-    const { settings, first } = { settings: this.#settings, first: this.#first }
     const stopReceiving = (): Promise<void> => this.#stopReceiving()
     this.#incoming = new Incoming({ settings, first, watchdog, wire, syncs, stopReceiving })
     return this.#incoming

@@ -7,6 +7,7 @@ import { parseUri, resolveUri } from './channel/uri.ts'
 import { DirtyLog, openRamState, type TrackerChoice } from './guest/dirty-tracker.ts'
 import { type Deferred, deferred } from './kit/deferred.ts'
 import { MultifdError } from './kit/errors.ts'
+import { PAGE_SIZE_BYTES } from './kit/limits.ts'
 import { checked, type NativeEndpoint, type NativeSendGroup, native } from './kit/native.ts'
 import { optionalSignal, refuseUnknown } from './kit/options.ts'
 import { Outgoing } from './migrate/outgoing.ts'
@@ -303,7 +304,7 @@ class OutgoingSession implements Migration {
       status: this.#status.status,
       round: this.#outgoing?.round ?? 0,
       dirtySyncCount: this.#outgoing?.dirtySyncCount ?? 0,
-      remainingBytes: (this.#sender?.remainingPages ?? 0) * 4096,
+      remainingBytes: (this.#sender?.remainingPages ?? 0) * PAGE_SIZE_BYTES,
       dirtyBytesPerSecond: this.#outgoing?.dirtyBytesPerSecond ?? 0,
       transferredBytes,
       bytesPerSecond: (transferredBytes - (before?.transferredBytes ?? 0)) / seconds,

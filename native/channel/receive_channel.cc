@@ -1,6 +1,5 @@
 #include "channel/receive_channel.h"
 
-
 #include "base/iov.h"
 #include "guest/page_ops.h"
 

@@ -3,8 +3,6 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 
-#include <cstring>
-
 #include "base/kernel_compat.h"
 #include "engine/sendmsg_engine.h"
 

@@ -2,6 +2,7 @@
 // or a hash per page. Chooses and says why; the tracking itself is native.
 
 import { MultifdError } from '../kit/errors.ts'
+import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import { checked, type NativeDirtyLog, type NativeRamState, native } from '../kit/native.ts'
 import { describe, wholeNumber } from '../kit/options.ts'
 import { GuestMemory, wholePages } from './guest-memory.ts'
@@ -41,8 +42,8 @@ export class DirtyLog {
     const usedLength = this.#memory.blocks[block]?.usedLength ?? 0
     wholeNumber('offsetBytes', offsetBytes, 0, usedLength)
     wholeNumber('sizeBytes', sizeBytes, 0, usedLength - offsetBytes)
-    const firstPage = Math.floor(offsetBytes / 4096)
-    const endPage = Math.ceil((offsetBytes + sizeBytes) / 4096)
+    const firstPage = Math.floor(offsetBytes / PAGE_SIZE_BYTES)
+    const endPage = Math.ceil((offsetBytes + sizeBytes) / PAGE_SIZE_BYTES)
     if (endPage > firstPage) this.#native?.mark(block, firstPage, endPage - firstPage)
   }
 
@@ -57,7 +58,7 @@ export class DirtyLog {
     if (!(bitmap instanceof Uint8Array)) {
       throw new TypeError(`the bitmap must be a Uint8Array, got ${describe(bitmap)}`)
     }
-    const pagesLeft = usedLength / 4096 - firstPage
+    const pagesLeft = usedLength / PAGE_SIZE_BYTES - firstPage
     wholeNumber('the length of the bitmap', bitmap.length, 0, Math.ceil(pagesLeft / 8))
     this.#native?.orBytes(block, firstPage, bitmap)
   }

@@ -46,6 +46,7 @@ export class Outgoing {
   #stoppedMs: number | undefined
   /** Settles when the VMM's stop has returned; undefined while the guest runs. */
   #stop: Promise<void> | undefined
+  /** From here on the guest is never resumed at this end. */
   #committed = false
   /** Native work on the guest memory: it cannot be called off, only waited for. */
   #work: Promise<unknown> = Promise.resolve()
@@ -70,10 +71,6 @@ export class Outgoing {
   /** Resolves when no scan of the guest memory runs any more, which the next attempt would meet. */
   get idle(): Promise<unknown> {
     return this.#work
-  }
-  /** From here on the guest is never resumed at this end. */
-  get committed(): boolean {
-    return this.#committed
   }
   /** Infinity until a round was measured. */
   get expectedDowntimeMs(): number {

@@ -149,6 +149,22 @@ TEST("late collect keeps the round's pages out of the next round, and all others
   CHECK(marked.state->round(0).test(128));
 }
 
+TEST("a round that is extended takes in all that was written until then, and leaves nothing") {
+  const Marked marked = make_state(fixture::one_block(make_mapping(Kind::kMemfd, 1 << 20)));
+  marked.log->mark(0, {0, 10});
+  CHECK_OK(marked.state->begin_round());
+  marked.log->mark(0, {70, 1});
+  CHECK_OK(marked.state->late_collect({0, 64, 64, 0}));  // into the next round
+  marked.log->mark(0, {200, 3});                         // not collected yet
+  const auto pages = marked.state->extend_round();
+  CHECK_OK(pages);
+  CHECK_EQ(*pages, 14U);
+  for (const uint64_t page : {0U, 9U, 70U, 200U, 202U}) CHECK(marked.state->round(0).test(page));
+  const auto left = marked.state->collect_into_next();
+  CHECK_OK(left);
+  CHECK_EQ(*left, 0U);
+}
+
 // Punching 64 MiB takes long against a flip, and its last page goes last: were the mark visible to
 // a round before the memory is gone, that round would send the old content as the page's last.
 TEST("a round that carries a discarded page begins after the memory is gone") {
