@@ -1,5 +1,5 @@
-// Builds and runs bench/native/ceiling.cc, the plain C++ loop. Built on demand into build-bench/,
-// apart from the library's own build, and again whenever its source is newer.
+// Builds what is in bench/native/ and runs its ceiling.cc, the plain C++ loop. Built on demand into
+// build-bench/, apart from the library's own build, and again whenever its source is newer.
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, rename, stat } from 'node:fs/promises'
@@ -28,11 +28,16 @@ export interface CeilingResult {
   readonly destinationHugePageBytes: number
 }
 
-/** Compiles the program if need be; its path. */
-export async function buildCeiling(): Promise<string> {
+/** Compiles the plain loop if need be; its path. */
+export function buildCeiling(): Promise<string> {
+  return buildNative('ceiling')
+}
+
+/** Compiles `bench/native/<name>.cc` if need be; the program's path. */
+export async function buildNative(name: string): Promise<string> {
   const root = packageRoot()
-  const source = join(root, 'bench/native/ceiling.cc')
-  const program = join(root, 'build-bench/ceiling')
+  const source = join(root, `bench/native/${name}.cc`)
+  const program = join(root, `build-bench/${name}`)
   const [from, built] = await Promise.all([stat(source), stat(program).catch(() => undefined)])
   if (built !== undefined && built.mtimeMs > from.mtimeMs) return program
   await mkdir(dirname(program), { recursive: true })
