@@ -8,6 +8,7 @@ import { promisify } from 'node:util'
 import { Child } from './child.ts'
 
 const COMPILER = process.env.CXX ?? 'g++'
+let builds = 0
 
 /** One transfer of the plain loop. */
 export interface CeilingOptions {
@@ -41,7 +42,7 @@ export async function buildNative(name: string): Promise<string> {
   const [from, built] = await Promise.all([stat(source), stat(program).catch(() => undefined)])
   if (built !== undefined && built.mtimeMs > from.mtimeMs) return program
   await mkdir(dirname(program), { recursive: true })
-  const unfinished = `${program}.${process.pid}`
+  const unfinished = `${program}.${process.pid}.${builds++}`
   const args = ['-O2', '-std=c++20', '-pthread', '-o', unfinished, source]
   try {
     await promisify(execFile)(COMPILER, args)
@@ -50,7 +51,7 @@ export async function buildNative(name: string): Promise<string> {
       cause,
     })
   }
-  await rename(unfinished, program) // another comparison may build at the same time
+  await rename(unfinished, program) // another one may be building at the same time
   return program
 }
 
