@@ -162,8 +162,8 @@ function side(namespace: string, device: string, address: string): RigSide {
   return { namespace, device, address, command }
 }
 
-// The kernel activates a device's queue some time after it was set up, and drops what is sent before
-// that: a first connect would wait a second for the next try of ARP.
+// The kernel activates a device's queue some time after the device was set up, and drops what is
+// sent before that: a first connect would wait a second for the next try of ARP.
 async function isUp({ namespace, device }: RigSide): Promise<void> {
   for (let tries = 0; tries < UP_TRIES; tries += 1) {
     const shown = await run('ip', ['-n', namespace, 'link', 'show', 'dev', device])
