@@ -9,8 +9,12 @@
       "native/channel/listener.cc",
       "native/channel/receive_channel.cc",
       "native/channel/send_channel.cc",
+      "native/channel/send_group.cc",
       "native/engine/errqueue.cc",
+      "native/engine/flush_gate.cc",
+      "native/engine/pipe_watch.cc",
       "native/engine/probe.cc",
+      "native/engine/record_pool.cc",
       "native/engine/registered_memory.cc",
       "native/engine/release_ledger.cc",
       "native/engine/sendmsg_engine.cc",
@@ -34,6 +38,7 @@
       "native/binding/convert.cc",
       "native/binding/environment.cc",
       "native/binding/guest_memory.cc",
+      "native/binding/io_uring.cc",
       "native/binding/ram_state.cc",
       "native/binding/wire_codec.cc"
     ]

@@ -1,5 +1,7 @@
 #include "base/syscalls.h"
 
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,8 +20,14 @@ ssize_t receive_error_queue(int fd, msghdr* message) {
   return ::recvmsg(fd, message, MSG_ERRQUEUE | MSG_DONTWAIT);
 }
 
+int tcp_state(int fd, tcp_info* out) {
+  socklen_t size = sizeof *out;
+  return ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, out, &size);
+}
+
 }  // namespace
 
-const Syscalls kKernelSyscalls = {send_guest, receive_guest, receive_error_queue, ::poll};
+const Syscalls kKernelSyscalls = {send_guest, receive_guest, receive_error_queue, ::poll,
+                                  tcp_state};
 
 }  // namespace multifd

@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+struct tcp_info;  // linux/tcp.h
+
 namespace multifd {
 
 struct Syscalls {
@@ -16,6 +18,7 @@ struct Syscalls {
   ssize_t (*receive_guest)(int fd, msghdr* message, int flags);
   ssize_t (*receive_error_queue)(int fd, msghdr* message);
   int (*poll)(pollfd* fds, nfds_t count, int timeout_ms);
+  int (*tcp_state)(int fd, tcp_info* out);  // getsockopt(TCP_INFO); what it lacks stays as it was
 };
 
 extern const Syscalls kKernelSyscalls;

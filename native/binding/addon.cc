@@ -3,8 +3,10 @@
 
 #include "base/census.h"
 #include "binding/channels.h"
+#include "binding/doctor.h"
 #include "binding/environment.h"
 #include "binding/guest_memory.h"
+#include "binding/io_uring.h"
 #include "binding/ram_state.h"
 #include "binding/wire_codec.h"
 #include "channel/counters.h"
@@ -63,6 +65,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("drain", drain);
   add("census", census_counts);
   add("threadCpuNanoseconds", thread_cpu);
+  add("probeIoUring", probe_io_uring_for_js);
+  add("probePath", probe_path_of);
   add("createGuestMemory", GuestMemoryWrap::create);
   add("guestMemoryFromToken", GuestMemoryWrap::from_token);
   add("createDirtyLog", DirtyLogWrap::create);

@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "binding/guest_memory.h"
+#include "binding/io_uring.h"
 #include "binding/ram_state.h"
+#include "binding/work.h"
 
 namespace multifd::binding {
 namespace {
@@ -49,7 +51,31 @@ const napi_type_tag ConnectionWrap::kTag = {0x6d756c7469666401, 9};
 // SendGroup
 
 std::vector<SendGroupWrap::PropertyDescriptor> SendGroupWrap::methods() {
-  return {InstanceMethod("close", &SendGroupWrap::close)};
+  return {
+      InstanceMethod("probeIoUring", &SendGroupWrap::probe_io_uring),
+      InstanceMethod("registerMemory", &SendGroupWrap::register_memory),
+      InstanceMethod("close", &SendGroupWrap::close),
+  };
+}
+
+// probeIoUring(): what was found holds for the channels started afterwards.
+Napi::Value SendGroupWrap::probe_io_uring(const Napi::CallbackInfo& info) {
+  return probe_io_uring_off_thread(info.Env(), [group = state_](const IoUringAbilities& found) {
+    if (group) group->io_uring = found;
+  });
+}
+
+// registerMemory(): before tracking is armed and before the first channel.
+Napi::Value SendGroupWrap::register_memory(const Napi::CallbackInfo& info) {
+  using Registered = std::shared_ptr<const RegisteredMemory>;
+  auto memory = state_ ? state_->ram->memory().shared_from_this() : nullptr;
+  return run_leased<Registered>(
+      info.Env(), "multifd.registerMemory", std::move(memory),
+      [group = state_] { return multifd::register_memory(*group->ram); },
+      [group = state_](Napi::Env env, const Registered& registered) -> Napi::Value {
+        group->registered = registered;
+        return env.Undefined();
+      });
 }
 
 Napi::Value SendGroupWrap::create(const Napi::CallbackInfo& info) {
@@ -75,6 +101,7 @@ std::vector<SendChannelWrap::PropertyDescriptor> SendChannelWrap::methods() {
                      InstanceMethod("setWaterMarks", &SendChannelWrap::set_water_marks),
                      InstanceMethod("setPacingRate", &SendChannelWrap::set_pacing_rate),
                      InstanceMethod("ackedBytes", &SendChannelWrap::acked_bytes),
+                     InstanceMethod("engineReport", &SendChannelWrap::engine_report),
                  });
   return methods;
 }
@@ -95,9 +122,12 @@ Napi::Value SendChannelWrap::create(const Napi::CallbackInfo& info) {
                 options.initial.uuid.begin());
   }
   options.connect_timeout_ms = static_cast<int>(get_uint64(object, "connectTimeoutMs"));
+  if (get_string(object, "engine") == "io-uring") options.engine = EngineKind::kIoUring;
   options.zero_copy = get_bool(object, "zeroCopy");
+  options.zero_copy_required = get_bool(object, "zeroCopyRequired");
   options.high_water_bytes = get_uint64(object, "highWaterBytes");
   options.low_water_bytes = get_uint64(object, "lowWaterBytes");
+  options.zero_copy_until_bytes = get_uint64(object, "zeroCopyUntilBytes");
   options.counters = counter_cells<SendCounter>(object);
   if (options.counters == nullptr) return to_js(env, not_ours("counter array"));
   auto channel = SendChannel::start(std::move(options), group->state(),
@@ -121,7 +151,7 @@ Napi::Value SendChannelWrap::submit_close(const Napi::CallbackInfo& info) {
 }
 
 void SendChannelWrap::set_water_marks(const Napi::CallbackInfo& info) {
-  if (state_) state_->set_water_marks(to_uint64(info[0]), to_uint64(info[1]));
+  if (state_) state_->set_water_marks(to_uint64(info[0]), to_uint64(info[1]), to_uint64(info[2]));
 }
 
 void SendChannelWrap::set_pacing_rate(const Napi::CallbackInfo& info) {
@@ -131,6 +161,20 @@ void SendChannelWrap::set_pacing_rate(const Napi::CallbackInfo& info) {
 Napi::Value SendChannelWrap::acked_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(),
                            state_ ? static_cast<double>(state_->acked_bytes()) : 0.0);
+}
+
+Napi::Value SendChannelWrap::engine_report(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!state_) return env.Null();
+  const EngineReport& report = state_->engine_report();
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("engine", report.kind() == EngineKind::kIoUring ? "io-uring" : "sendmsg");
+  object.Set("mode", name_of(report.mode()));
+  Napi::Array steps = Napi::Array::New(env);
+  uint32_t index = 0;
+  for (const std::string& step : report.steps()) steps.Set(index++, step);
+  object.Set("downgrades", steps);
+  return object;
 }
 
 // ReceiveGroup

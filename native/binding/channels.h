@@ -21,6 +21,8 @@ class SendGroupWrap : public Wrapped<SendGroupWrap, std::shared_ptr<SendGroup>> 
   static Napi::Value create(const Napi::CallbackInfo& info);
 
  private:
+  Napi::Value probe_io_uring(const Napi::CallbackInfo& info);
+  Napi::Value register_memory(const Napi::CallbackInfo& info);
   void close(const Napi::CallbackInfo& info);
 };
 
@@ -41,6 +43,7 @@ class SendChannelWrap : public WrappedThread<SendChannelWrap, SendChannel> {
   void set_water_marks(const Napi::CallbackInfo& info);
   void set_pacing_rate(const Napi::CallbackInfo& info);
   Napi::Value acked_bytes(const Napi::CallbackInfo& info);
+  Napi::Value engine_report(const Napi::CallbackInfo& info);
 };
 
 class ReceiveGroupWrap : public Wrapped<ReceiveGroupWrap, std::shared_ptr<ReceiveGroup>> {

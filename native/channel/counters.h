@@ -10,14 +10,19 @@
 namespace multifd {
 
 inline constexpr std::array kSendCounterNames = {
-    "sentBytes",       "packets",          "normalPages",       "zeroPages",
-    "sendCalls",       "unreleasedBytes",  "unreleasedHighBytes", "zeroCopyBytes",
-    "copiedBytes",     "notifications",    "strayNotifications", "waitsAtHighWater",
-    "refusedByMemlock", "refusedByOptmem", "cpuNanoseconds"};
+    "sentBytes",           "packets",       "normalPages",
+    "zeroPages",           "sendCalls",     "unreleasedBytes",
+    "unreleasedHighBytes", "unreleasedRecentHighBytes", "zeroCopyTriedBytes",
+    "zeroCopyBytes",       "copiedBytes",   "notifications",
+    "strayNotifications",  "waitsAtHighWater", "dryWaits",
+    "refusedByMemlock",    "refusedByOptmem", "cpuNanoseconds"};
 enum class SendCounter : size_t {
-  kSentBytes, kPackets, kNormalPages, kZeroPages, kSendCalls, kUnreleasedBytes,
-  kUnreleasedHighBytes, kZeroCopyBytes, kCopiedBytes, kNotifications, kStrayNotifications,
-  kWaitsAtHighWater, kRefusedByMemlock, kRefusedByOptmem, kCpuNanoseconds, kCount,
+  kSentBytes, kPackets, kNormalPages,
+  kZeroPages, kSendCalls, kUnreleasedBytes,
+  kUnreleasedHighBytes, kUnreleasedRecentHighBytes, kZeroCopyTriedBytes,
+  kZeroCopyBytes, kCopiedBytes, kNotifications,
+  kStrayNotifications, kWaitsAtHighWater, kDryWaits,
+  kRefusedByMemlock, kRefusedByOptmem, kCpuNanoseconds, kCount,
 };
 static_assert(kSendCounterNames.size() == static_cast<size_t>(SendCounter::kCount));
 

@@ -23,6 +23,7 @@ ExtentSender::ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>&
 }
 
 Result<void> ExtentSender::send(const Extent& extent) {
+  engine_.begin_extent();
   if (auto collected = ram_.late_collect(extent); !collected) return collected;
   block_index_ = extent.block;
   const RamBlock& block = ram_.memory().blocks()[extent.block];

@@ -5,6 +5,7 @@
 
 #include "base/kernel_compat.h"
 #include "engine/sendmsg_engine.h"
+#include "engine/uring_engine.h"
 
 namespace multifd {
 
@@ -33,7 +34,8 @@ SendChannel::SendChannel(SendChannelOptions options, std::shared_ptr<SendGroup> 
     : ChannelThread(wakeup),
       options_(std::move(options)),
       group_(std::move(group)),
-      water_marks_{options_.high_water_bytes, options_.low_water_bytes},
+      water_marks_{options_.high_water_bytes, options_.low_water_bytes,
+                   options_.zero_copy_until_bytes},
       counters_(options_.counters) {}
 
 SendChannel::~SendChannel() {
@@ -83,15 +85,51 @@ void SendChannel::transfer() {
     fail(opened.error());
     return;
   }
-  const SendmsgEngineOptions engine_options{.fd = fd_.get(),
-                                            .zero_copy = options_.zero_copy,
-                                            .water_marks = &water_marks_,
-                                            .stop = &stop_flag()};
-  SendmsgEngine engine(engine_options);
+  const std::unique_ptr<Engine> engine = make_engine();
   emit(EventKind::kReady);
-  const auto served = serve(engine);
+  const auto served = serve(*engine);
   if (!served) fail(served.error());
-  if ((!served || stopping()) && !engine.reset()) leak_memory();
+  if ((!served || stopping()) && !engine->reset()) leak_memory();
+}
+
+// On this thread: a ring belongs to the thread that makes it.
+std::unique_ptr<Engine> SendChannel::make_engine() {
+  if (options_.engine == EngineKind::kIoUring) {
+    const SendMode wanted = !zero_copy_                 ? SendMode::kPlain
+                            : group_->registered ? SendMode::kZeroCopyFixed
+                                                 : SendMode::kZeroCopy;
+    auto engine = UringEngine::create({.fd = fd_.get(),
+                                       .mode = wanted,
+                                       .memory = group_->registered,
+                                       .water_marks = &water_marks_,
+                                       .stop = &stop_flag()},
+                                      group_->io_uring ? *group_->io_uring : probe_io_uring());
+    if (engine) {
+      engine_report_.set(EngineKind::kIoUring, (*engine)->mode());
+      report_steps(**engine);
+      return std::move(*engine);
+    }
+    char sentence[sizeof(Error::detail) + 32];
+    std::snprintf(sentence, sizeof sentence, "sendmsg instead of io-uring: %s",
+                  engine.error().detail);
+    engine_report_.add_step(sentence);
+  }
+  auto engine = std::make_unique<SendmsgEngine>(
+      SendmsgEngineOptions{.fd = fd_.get(),
+                           .zero_copy = zero_copy_,
+                           .water_marks = &water_marks_,
+                           .stop = &stop_flag()});
+  engine_report_.set(EngineKind::kSendmsg, engine->mode());
+  return engine;
+}
+
+void SendChannel::report_steps(const Engine& engine) {
+  const Downgrades& steps = engine.downgrades();
+  if (reported_steps_ == steps.count()) return;
+  while (reported_steps_ < steps.count()) {
+    engine_report_.add_step(steps[reported_steps_++].sentence);
+  }
+  engine_report_.set(engine_report_.kind(), engine.mode());
 }
 
 // The kernel still reads guest memory and will not say when it stops: the mappings must never go
@@ -102,15 +140,7 @@ Result<void> SendChannel::open() {
   auto connected = connect_to(options_.endpoint, options_.connect_timeout_ms, stop_fd());
   if (!connected) return connected.error();
   fd_ = std::move(*connected);
-  if (options_.zero_copy) {
-    const int on = 1;
-    if (::setsockopt(fd_.get(), SOL_SOCKET, SO_ZEROCOPY, &on, sizeof on) < 0) {
-      Error error = Error::from_errno("setsockopt", "zero-copy is not to be had on %s: use "
-                                      "zeroCopy 'off'", options_.endpoint.text.c_str());
-      error.code = ErrorCode::kUnsupported;
-      return error;
-    }
-  }
+  if (auto enabled = enable_zero_copy(); !enabled) return enabled;
   std::array<uint8_t, kInitialPacketSize> initial;
   fill_initial_packet(initial, options_.initial);
   if (::send(fd_.get(), initial.data(), initial.size(), MSG_NOSIGNAL) !=
@@ -123,6 +153,22 @@ Result<void> SendChannel::open() {
   if (const uint64_t rate = pacing_rate_.load(); rate != 0) set_pacing_rate(rate);
   // destroy() may have looked for the socket just before it was there.
   if (stopping()) return Error::make(ErrorCode::kClosed, "the channel was told to stop");
+  return {};
+}
+
+Result<void> SendChannel::enable_zero_copy() {
+  if (!options_.zero_copy) return {};
+  const int on = 1;
+  if (::setsockopt(fd_.get(), SOL_SOCKET, SO_ZEROCOPY, &on, sizeof on) == 0) {
+    zero_copy_ = true;
+    return {};
+  }
+  Error error = Error::from_errno("setsockopt", "zero-copy is not to be had on %s: use "
+                                  "zeroCopy 'off'", options_.endpoint.text.c_str());
+  error.code = ErrorCode::kUnsupported;
+  if (options_.zero_copy_required) return error;
+  engine_report_.add_step("plain instead of zero-copy: the kernel refuses SO_ZEROCOPY on this kind "
+                          "of connection");
   return {};
 }
 
@@ -155,6 +201,7 @@ Result<void> SendChannel::execute(const Command& command, ExtentSender& sender, 
 }
 
 void SendChannel::publish(const Engine& engine, const PageCounters& pages) {
+  report_steps(engine);
   const EngineCounters& now = engine.counters();
   counters_.set(SendCounter::kSentBytes, now.sent_bytes + kInitialPacketSize);
   counters_.set(SendCounter::kPackets, pages.packets);
@@ -163,18 +210,23 @@ void SendChannel::publish(const Engine& engine, const PageCounters& pages) {
   counters_.set(SendCounter::kSendCalls, now.send_calls);
   counters_.set(SendCounter::kUnreleasedBytes, uint64_t{engine.unreleased_bytes()});
   counters_.set(SendCounter::kUnreleasedHighBytes, now.unreleased_high_bytes);
+  counters_.set(SendCounter::kUnreleasedRecentHighBytes, now.unreleased_recent_high_bytes);
+  counters_.set(SendCounter::kZeroCopyTriedBytes, now.zero_copy_tried_bytes);
   counters_.set(SendCounter::kZeroCopyBytes, now.zero_copy_bytes);
   counters_.set(SendCounter::kCopiedBytes, now.copied_bytes);
   counters_.set(SendCounter::kNotifications, now.notifications);
   counters_.set(SendCounter::kStrayNotifications, now.stray_notifications);
   counters_.set(SendCounter::kWaitsAtHighWater, now.waits_at_high_water);
+  counters_.set(SendCounter::kDryWaits, now.dry_waits);
   counters_.set(SendCounter::kRefusedByMemlock, now.refused_by_memlock);
   counters_.set(SendCounter::kRefusedByOptmem, now.refused_by_optmem);
 }
 
-void SendChannel::set_water_marks(uint64_t high_bytes, uint64_t low_bytes) {
+void SendChannel::set_water_marks(uint64_t high_bytes, uint64_t low_bytes,
+                                  uint64_t zero_copy_until_bytes) {
   water_marks_.high_bytes.store(high_bytes, std::memory_order_relaxed);
   water_marks_.low_bytes.store(low_bytes, std::memory_order_relaxed);
+  water_marks_.zero_copy_until_bytes.store(zero_copy_until_bytes, std::memory_order_relaxed);
 }
 
 void SendChannel::set_pacing_rate(uint64_t bytes_per_second) {
@@ -189,8 +241,7 @@ uint64_t SendChannel::acked_bytes() const {
   const int fd = socket_.load(std::memory_order_acquire);
   if (fd < 0) return 0;
   tcp_info report{};
-  socklen_t size = sizeof report;
-  if (::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &report, &size) < 0) return 0;
+  if (kKernelSyscalls.tcp_state(fd, &report) < 0) return 0;
   return report.tcpi_bytes_acked;
 }
 

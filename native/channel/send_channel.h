@@ -11,25 +11,23 @@
 #include "channel/channel_thread.h"
 #include "channel/counters.h"
 #include "channel/endpoint.h"
+#include "channel/engine_report.h"
 #include "channel/extent_sender.h"
+#include "channel/send_group.h"
 #include "engine/engine.h"
 
 namespace multifd {
-
-// What the channels of one migration share.
-struct SendGroup {
-  explicit SendGroup(std::shared_ptr<RamState> state) : ram(std::move(state)) {}
-  const std::shared_ptr<RamState> ram;
-  std::atomic<uint64_t> packet_num{0};  // one counter for all channels, as in QEMU
-};
 
 struct SendChannelOptions {
   Endpoint endpoint;
   InitialPacket initial;  // uuid and channel id
   int connect_timeout_ms = 10'000;
+  EngineKind engine = EngineKind::kSendmsg;  // io_uring falls back to it, and says so
   bool zero_copy = false;  // has no effect with a tracker that wants_sent_copies()
+  bool zero_copy_required = false;  // fail where the socket has none, instead of sending plain
   uint64_t high_water_bytes = 0;  // of unreleased bytes; unused without zero-copy
   uint64_t low_water_bytes = 0;
+  uint64_t zero_copy_until_bytes = UINT64_MAX;  // see WaterMarks
   CounterCell* counters = nullptr;  // SendCounter::kCount cells that outlive the channel
 };
 
@@ -45,11 +43,13 @@ class SendChannel final : public ChannelThread {
   bool submit_sync() { return enqueue({CommandKind::kSync, {}}); }
   // After everything submitted: full flush, then an orderly end of the stream.
   bool submit_close() { return enqueue({CommandKind::kClose, {}}); }
-  void set_water_marks(uint64_t high_bytes, uint64_t low_bytes);
+  void set_water_marks(uint64_t high_bytes, uint64_t low_bytes, uint64_t zero_copy_until_bytes);
   // SO_MAX_PACING_RATE, bytes per second; 0 lifts it. Smooths within an extent.
   void set_pacing_rate(uint64_t bytes_per_second);
   // tcpi_bytes_acked of the connection (tcp_info); 0 where there is none. It counts our SYN too.
   [[nodiscard]] uint64_t acked_bytes() const;
+  // Valid after kReady; may gain steps down while the channel sends.
+  [[nodiscard]] const EngineReport& engine_report() const { return engine_report_; }
 
  private:
   enum class CommandKind : uint8_t { kExtent, kSync, kClose };
@@ -76,6 +76,9 @@ class SendChannel final : public ChannelThread {
   void interrupt() override;
   void release_resources() override;
   Result<void> open();
+  Result<void> enable_zero_copy();
+  std::unique_ptr<Engine> make_engine();
+  void report_steps(const Engine& engine);
   Result<void> serve(Engine& engine);
   Result<void> execute(const Command& command, ExtentSender& sender, Engine& engine);
   bool next_command(Command& out);
@@ -90,6 +93,7 @@ class SendChannel final : public ChannelThread {
   WaterMarks water_marks_;
   std::atomic<int> socket_{-1};  // fd_, once connected, for those who only look or shut down
   std::atomic<uint64_t> pacing_rate_{0};
+  EngineReport engine_report_;
   std::atomic<uint32_t> submitted_{0};  // JavaScript thread; the channel thread waits on it
   std::atomic<uint32_t> taken_{0};      // channel thread
   std::array<Command, kCommandCapacity> commands_;
@@ -97,6 +101,8 @@ class SendChannel final : public ChannelThread {
   // Channel thread from start to join.
   std::optional<GuestMemory::Lease> lease_;
   UniqueFd fd_;
+  bool zero_copy_ = false;        // to be had on fd_
+  uint32_t reported_steps_ = 0;   // of the engine's downgrades
   CounterCells<SendCounter> counters_;
 };
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "engine/send_mode.h"
 
 namespace multifd {
 
@@ -48,22 +49,27 @@ struct SendRecord {
 struct EngineCounters {
   uint64_t sent_bytes = 0;
   uint64_t send_calls = 0;
+  uint64_t zero_copy_tried_bytes = 0;  // of records that went zero-copy, also if refused later
   uint64_t zero_copy_bytes = 0;  // released, and the kernel did not copy
   uint64_t copied_bytes = 0;     // released, asked for zero-copy, copied after all
   uint64_t notifications = 0;
   uint64_t stray_notifications = 0;  // ids that were not outstanding
   uint64_t waits_at_high_water = 0;
+  uint64_t dry_waits = 0;  // of these: the connection ran dry meanwhile (pipe_watch.h)
   uint64_t refused_by_memlock = 0;
   uint64_t refused_by_optmem = 0;
   uint64_t unreleased_high_bytes = 0;
+  uint64_t unreleased_recent_high_bytes = 0;  // since begin_extent()
 };
 
-// Bounds on unreleased bytes; written by the flush policy, read per submission (two atomics). They
-// also switch zero-copy: with `high_bytes` 0 an engine sends plain. A single record may exceed
-// them.
+// Bounds on unreleased bytes; written by the flush policy, read per submission. No more than
+// `high_bytes` is ever unreleased. They also switch zero-copy: with `high_bytes` below
+// kZeroCopyMinBytes, or once zero_copy_tried_bytes reached `zero_copy_until_bytes`, records go
+// plain.
 struct WaterMarks {
   std::atomic<uint64_t> high_bytes;
   std::atomic<uint64_t> low_bytes;
+  std::atomic<uint64_t> zero_copy_until_bytes{UINT64_MAX};
 };
 
 class Engine {
@@ -74,10 +80,15 @@ class Engine {
   // Sends all bytes of the record in order; returns when the kernel accepted them. The engine owns
   // the record from here until it is released, also after a failure.
   virtual Result<void> submit(SendRecord& record) = 0;
+  // unreleased_recent_high_bytes begins anew.
+  virtual void begin_extent() = 0;
   // Waits until at most `target_bytes` are unreleased; 0 is a full flush.
   virtual Result<void> flush(size_t target_bytes) = 0;
   [[nodiscard]] virtual size_t unreleased_bytes() const = 0;
   [[nodiscard]] virtual const EngineCounters& counters() const = 0;
+  // The mode in use, and why it is not the one asked for. It only ever steps down.
+  [[nodiscard]] virtual SendMode mode() const = 0;
+  [[nodiscard]] virtual const Downgrades& downgrades() const = 0;
   // Resets the connection, so that the kernel lets go of pending sends, and reaps them. Returns
   // false if some were not released in time: their memory must then never be used again.
   virtual bool reset() = 0;

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "base/census.h"
 #include "base/iov.h"
 #include "base/kernel_compat.h"
 
@@ -17,12 +16,6 @@ constexpr uint32_t kLedgerCapacity = 1024;
 constexpr int kResetWaitMs = 1000;
 // The stop flag is seen at least this often; a release or a shutdown wakes the poll at once.
 constexpr int kPollMs = 100;
-
-size_t total_bytes(const msghdr& message) {
-  size_t bytes = 0;
-  for (size_t i = 0; i < message.msg_iovlen; ++i) bytes += message.msg_iov[i].iov_len;
-  return bytes;
-}
 
 // A view of the front of `message` with at most `limit` bytes; `storage` holds the cut iovec list.
 msghdr front_of(const msghdr& message, size_t limit, std::array<iovec, kRecordIovMax>& storage) {
@@ -41,128 +34,110 @@ Error stopped() { return Error::make(ErrorCode::kClosed, "the channel was told t
 }  // namespace
 
 SendmsgEngine::SendmsgEngine(const SendmsgEngineOptions& options)
-    : options_(options), ledger_(kLedgerCapacity, options.first_id) {
-  const uint32_t count = options.zero_copy ? kZeroCopyRecords : 1;
-  records_.reserve(count);
-  free_.reserve(count);
-  for (uint32_t i = 0; i < count; ++i) {
-    records_.push_back(std::make_unique_for_overwrite<SendRecord>());
-    records_.back()->index = i;
-    records_.back()->unreleased_calls = 0;
-    free_.push_back(records_.back().get());
-  }
-}
-
-SendmsgEngine::~SendmsgEngine() {
-  for (auto& record : records_) {
-    if (record->unreleased_calls == 0) continue;
-    // The kernel may still read it: it must never be reused, so it is not freed. Counted.
-    static_cast<void>(record.release());
-    census(Resource::kLeakedRecord).fetch_add(1, std::memory_order_relaxed);
-  }
-}
+    : options_(options),
+      pool_(options.zero_copy ? kZeroCopyRecords : 1),
+      ledger_(kLedgerCapacity, options.first_id),
+      gate_(*options.water_marks, counters_, *options.syscalls, options.fd) {}
 
 Result<SendRecord*> SendmsgEngine::acquire() {
-  while (free_.empty()) {
+  for (;;) {
+    if (SendRecord* const record = pool_.take(); record != nullptr) return record;
     if (reap()) continue;
     if (options_.stop->load(std::memory_order_relaxed)) return stopped();
     if (auto waited = wait_for_notification(kPollMs); !waited) return waited.error();
   }
-  SendRecord* const record = free_.back();
-  free_.pop_back();
-  record->iov_count = 0;
-  record->bytes = 0;
-  return record;
 }
 
 Result<void> SendmsgEngine::submit(SendRecord& record) {
-  const uint64_t high = options_.water_marks->high_bytes.load(std::memory_order_relaxed);
-  bool zero_copy = options_.zero_copy && high > 0 && record.bytes >= kZeroCopyMinBytes;
-  if (zero_copy && unreleased_bytes() + record.bytes > high) {
-    ++counters_.waits_at_high_water;
-    const uint64_t low = options_.water_marks->low_bytes.load(std::memory_order_relaxed);
-    // Low enough for this record, whatever the low-water mark says.
-    const size_t room = high > record.bytes ? high - record.bytes : 0;
-    if (auto flushed = flush(std::min(low, room)); !flushed) return flushed;
-  }
-  msghdr message{};
-  message.msg_iov = record.iov.data();
-  message.msg_iovlen = record.iov_count;
-  size_t left = record.bytes;
-  size_t call_limit = SIZE_MAX;
-  record.submitting = true;
-  while (left > 0) {
-    auto step = send_some(message, zero_copy, call_limit);
-    if (!step) {
-      record.submitting = false;
-      release_if_done(record);
-      return step.error();
+  Rest rest;
+  rest.message.msg_iov = record.iov.data();
+  rest.message.msg_iovlen = record.iov_count;
+  rest.bytes = record.bytes;
+  rest.zero_copy = options_.zero_copy && gate_.admit(record);
+  RecordPool::begin_submit(record);
+  const auto sent = send_all(record, rest);
+  pool_.end_submit(record);
+  // What is ready, without waiting: keeps option memory small, and tells a policy that switched
+  // zero-copy off how its last sends ended.
+  if (sent && unreleased_bytes() > 0) reap();
+  return sent;
+}
+
+Result<void> SendmsgEngine::send_all(SendRecord& record, Rest& rest) {
+  while (rest.bytes > 0) {
+    size_t bytes = rest.bytes;
+    if (rest.zero_copy) {
+      bytes = std::min(gate_.call_bytes(rest.bytes), rest.limit);
+      if (auto room = make_room(bytes); !room) return room;
     }
-    zero_copy = zero_copy && step->zero_copy;
-    if (step->bytes == 0) continue;
-    if (step->zero_copy) {
-      ledger_.sent(record.index, step->bytes);
+    const bool zero_copy = rest.zero_copy;
+    auto sent = send_some(rest, bytes);
+    if (!sent) return sent.error();
+    if (*sent == 0) continue;  // again, perhaps smaller or with a copy
+    if (zero_copy) {
+      ledger_.sent(record.index, *sent);
       ++record.unreleased_calls;
-      counters_.unreleased_high_bytes =
-          std::max<uint64_t>(counters_.unreleased_high_bytes, unreleased_bytes());
+      gate_.accepted(unreleased_bytes());
     }
-    counters_.sent_bytes += step->bytes;
-    left -= step->bytes;
-    advance(message, step->bytes);
+    counters_.sent_bytes += *sent;
+    rest.bytes -= *sent;
+    advance(rest.message, *sent);
   }
-  record.submitting = false;
-  release_if_done(record);
-  if (zero_copy) reap();  // what is ready, without waiting: keeps option memory small
   return {};
 }
 
-// One call. 0 bytes means: try again, perhaps smaller or with a copy.
-Result<SendmsgEngine::SendStep> SendmsgEngine::send_some(msghdr& message, bool zero_copy,
-                                                         size_t& call_limit) {
-  while (zero_copy && ledger_.full()) {
+// Before a zero-copy call: below the high mark, and with room in the ledger.
+Result<void> SendmsgEngine::make_room(size_t call_bytes) {
+  if (gate_.must_wait(unreleased_bytes(), call_bytes)) {
+    reap();
+    if (gate_.must_wait(unreleased_bytes(), call_bytes)) {
+      if (auto flushed = flush(gate_.wait_target(call_bytes)); !flushed) return flushed;
+      gate_.waited();
+    }
+  }
+  while (ledger_.full()) {
     if (reap()) continue;
     if (options_.stop->load(std::memory_order_relaxed)) return stopped();
-    if (auto waited = wait_for_notification(kPollMs); !waited) return waited.error();
+    if (auto waited = wait_for_notification(kPollMs); !waited) return waited;
   }
+  return {};
+}
+
+// One call with the front of what is left; 0: nothing was accepted, try again.
+Result<size_t> SendmsgEngine::send_some(Rest& rest, size_t bytes) {
   std::array<iovec, kRecordIovMax> storage;
-  const bool cut = call_limit < total_bytes(message);
-  const msghdr front = cut ? front_of(message, call_limit, storage) : message;
-  const int flags = MSG_NOSIGNAL | (zero_copy ? MSG_ZEROCOPY : 0);
+  const msghdr front =
+      bytes < rest.bytes ? front_of(rest.message, bytes, storage) : rest.message;
+  const int flags = MSG_NOSIGNAL | (rest.zero_copy ? MSG_ZEROCOPY : 0);
   const ssize_t sent = options_.syscalls->send_guest(options_.fd, &front, flags);
   ++counters_.send_calls;
-  if (sent > 0) return SendStep{static_cast<size_t>(sent), zero_copy};
+  if (sent > 0) return static_cast<size_t>(sent);
   if (options_.stop->load(std::memory_order_relaxed)) return stopped();
-  if (sent == 0 || errno == EINTR) return SendStep{0, zero_copy};
+  if (sent == 0 || errno == EINTR) return size_t{0};
   if (errno == EAGAIN) {
     pollfd poll{options_.fd, POLLOUT, 0};
     options_.syscalls->poll(&poll, 1, kPollMs);
-    return SendStep{0, zero_copy};
+    return size_t{0};
   }
-  if (errno == ENOBUFS && zero_copy) {
-    if (auto handled = on_enobufs(zero_copy, call_limit, total_bytes(front)); !handled) {
-      return handled.error();
-    }
-    return SendStep{0, zero_copy};
+  if (errno == ENOBUFS && rest.zero_copy) {
+    if (auto handled = on_enobufs(rest, bytes); !handled) return handled.error();
+    return size_t{0};
   }
-  return Error::from_errno("sendmsg", "sending %zu bytes failed", total_bytes(front));
+  return Error::from_errno("sendmsg", "sending %zu bytes failed", bytes);
 }
 
 // ENOBUFS is a result, not an error. With notifications outstanding they may hold the option
 // memory, or their pages the locked memory: wait for some. With nothing outstanding a single send
 // is larger than the limit allows and can never succeed: halve it, in the end copy it.
-Result<void> SendmsgEngine::on_enobufs(bool& zero_copy, size_t& call_limit, size_t call_bytes) {
-  const bool reaped = reap();
-  if (reaped) {
+Result<void> SendmsgEngine::on_enobufs(Rest& rest, size_t call_bytes) {
+  if (reap()) {
     ++counters_.refused_by_optmem;
     return {};
   }
   ++counters_.refused_by_memlock;
   if (unreleased_bytes() > 0) return wait_for_notification(kPollMs);
-  call_limit = call_bytes / 2;
-  if (call_limit < kZeroCopyMinBytes) {
-    zero_copy = false;
-    call_limit = SIZE_MAX;
-  }
+  rest.limit = call_bytes / 2;
+  if (rest.limit < kZeroCopyMinBytes) rest.zero_copy = false;
   return {};
 }
 
@@ -208,18 +183,11 @@ bool SendmsgEngine::reap() {
 }
 
 void SendmsgEngine::apply(const Notification& notification) {
-  const auto released = ledger_.release(notification, [this](uint32_t index) {
-    SendRecord& record = *records_[index];
-    --record.unreleased_calls;
-    release_if_done(record);
-  });
+  const auto released =
+      ledger_.release(notification, [this](uint32_t index) { pool_.call_released(index); });
   ++counters_.notifications;
   counters_.stray_notifications += released.unknown;
   (notification.copied ? counters_.copied_bytes : counters_.zero_copy_bytes) += released.bytes;
-}
-
-void SendmsgEngine::release_if_done(SendRecord& record) {
-  if (!record.submitting && record.unreleased_calls == 0) free_.push_back(&record);
 }
 
 bool SendmsgEngine::reset() {

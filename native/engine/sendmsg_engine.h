@@ -4,6 +4,8 @@
 
 #include "base/syscalls.h"
 #include "engine/engine.h"
+#include "engine/flush_gate.h"
+#include "engine/record_pool.h"
 #include "engine/release_ledger.h"
 
 namespace multifd {
@@ -20,34 +22,45 @@ struct SendmsgEngineOptions {
 class SendmsgEngine final : public Engine {
  public:
   explicit SendmsgEngine(const SendmsgEngineOptions& options);
-  ~SendmsgEngine() override;
   SendmsgEngine(const SendmsgEngine&) = delete;
   SendmsgEngine& operator=(const SendmsgEngine&) = delete;
 
   Result<SendRecord*> acquire() override;
   Result<void> submit(SendRecord& record) override;
+  void begin_extent() override {
+    counters_.unreleased_recent_high_bytes = ledger_.unreleased_bytes();
+  }
   Result<void> flush(size_t target_bytes) override;
   [[nodiscard]] size_t unreleased_bytes() const override { return ledger_.unreleased_bytes(); }
   [[nodiscard]] const EngineCounters& counters() const override { return counters_; }
+  [[nodiscard]] SendMode mode() const override {
+    return options_.zero_copy ? SendMode::kZeroCopy : SendMode::kPlain;
+  }
+  [[nodiscard]] const Downgrades& downgrades() const override { return downgrades_; }
   bool reset() override;
 
  private:
-  struct SendStep {
-    size_t bytes;  // accepted by the kernel, 0: retry
-    bool zero_copy;
+  // What is left of a record, and how.
+  struct Rest {
+    msghdr message{};
+    size_t bytes = 0;
+    bool zero_copy = false;
+    size_t limit = SIZE_MAX;  // of one zero-copy call, after the kernel refused a larger one
   };
-  Result<SendStep> send_some(msghdr& message, bool zero_copy, size_t& call_limit);
-  Result<void> on_enobufs(bool& zero_copy, size_t& call_limit, size_t call_bytes);
+  Result<void> send_all(SendRecord& record, Rest& rest);
+  Result<void> make_room(size_t call_bytes);
+  Result<size_t> send_some(Rest& rest, size_t bytes);
+  Result<void> on_enobufs(Rest& rest, size_t call_bytes);
   Result<void> wait_for_notification(int timeout_ms);
   bool reap();
   void apply(const Notification& notification);
-  void release_if_done(SendRecord& record);
 
   const SendmsgEngineOptions options_;
-  std::vector<std::unique_ptr<SendRecord>> records_;
-  std::vector<SendRecord*> free_;  // last in, first out: a plain engine uses one record only
+  RecordPool pool_;
   ReleaseLedger ledger_;
   EngineCounters counters_;
+  FlushGate gate_;
+  const Downgrades downgrades_;  // none: what a socket refuses is known before the engine is made
 };
 
 }  // namespace multifd

@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstring>
 
-#include "base/census.h"
 #include "base/iov.h"
 
 namespace multifd {
@@ -19,22 +18,6 @@ constexpr int kPollMs = 100;
 constexpr uint64_t kNoSlot = 0;
 
 Error stopped() { return Error::make(ErrorCode::kClosed, "the channel was told to stop"); }
-
-const char* name_of(SendMode mode) {
-  switch (mode) {
-    case SendMode::kZeroCopyFixed: return "zero-copy from registered memory";
-    case SendMode::kZeroCopy: return "zero-copy";
-    case SendMode::kPlain: break;
-  }
-  return "plain sends";
-}
-
-void note(Downgrade& downgrade, SendMode from, SendMode to, DowngradeReason reason,
-          const char* why) {
-  downgrade.reason = reason;
-  std::snprintf(downgrade.sentence, sizeof downgrade.sentence, "%s instead of %s: %s", name_of(to),
-                name_of(from), why);
-}
 
 }  // namespace
 
@@ -51,7 +34,7 @@ Result<std::unique_ptr<UringEngine>> UringEngine::create(const UringEngineOption
   setup.file_registered = static_cast<bool>((*ring)->register_file(options.fd));
   setup.fixed_sendmsg = abilities.fixed_sendmsg.there;
   const auto down_to = [&setup](SendMode to, DowngradeReason reason, const char* why) {
-    note(setup.downgrade, setup.mode, to, reason, why);
+    setup.downgrades.add(setup.mode, to, reason, why);
     setup.mode = to;
   };
   if (setup.mode == SendMode::kZeroCopyFixed) {
@@ -77,57 +60,34 @@ Result<std::unique_ptr<UringEngine>> UringEngine::create(const UringEngineOption
 }
 
 UringEngine::UringEngine(const UringEngineOptions& options, UringSetup setup)
-    : options_(options), setup_(std::move(setup)) {
-  const uint32_t count = setup_.mode == SendMode::kPlain ? 1 : kZeroCopyRecords;
-  records_.reserve(count);
-  free_.reserve(count);
-  for (uint32_t i = 0; i < count; ++i) {
-    records_.push_back(std::make_unique_for_overwrite<SendRecord>());
-    records_.back()->index = i;
-    records_.back()->unreleased_calls = 0;
-    records_.back()->submitting = false;
-    free_.push_back(records_.back().get());
-  }
+    : options_(options),
+      gate_(*options.water_marks, counters_, *options.syscalls, options.fd),
+      pool_(setup.mode == SendMode::kPlain ? 1 : kZeroCopyRecords),
+      setup_(std::move(setup)) {
   free_slots_.reserve(kSlots);
   for (uint32_t i = kSlots; i > 0; --i) free_slots_.push_back(i - 1);
 }
 
 UringEngine::~UringEngine() {
   if (free_slots_.size() == kSlots) return;
-  // The kernel still works on requests of this ring and may read their records: neither is freed.
+  // The kernel still works on requests of this ring and may read their records: the pool leaks
+  // those, and the ring is leaked with them.
   static_cast<void>(setup_.ring.release());
-  for (auto& record : records_) {
-    if (record->unreleased_calls == 0) continue;
-    static_cast<void>(record.release());
-    census(Resource::kLeakedRecord).fetch_add(1, std::memory_order_relaxed);
-  }
 }
 
 Result<SendRecord*> UringEngine::acquire() {
-  while (free_.empty()) {
+  for (;;) {
+    if (SendRecord* const record = pool_.take(); record != nullptr) return record;
     if (auto waited = wait_for_release(); !waited) return waited.error();
   }
-  SendRecord* const record = free_.back();
-  free_.pop_back();
-  record->iov_count = 0;
-  record->bytes = 0;
-  return record;
 }
 
 Result<void> UringEngine::submit(SendRecord& record) {
-  const uint64_t high = options_.water_marks->high_bytes.load(std::memory_order_relaxed);
-  const bool zero_copy =
-      setup_.mode != SendMode::kPlain && high > 0 && record.bytes >= kZeroCopyMinBytes;
-  Result<void> sent;
-  record.submitting = true;
-  if (zero_copy && unreleased_bytes_ + record.bytes > high) {
-    ++counters_.waits_at_high_water;
-    const uint64_t low = options_.water_marks->low_bytes.load(std::memory_order_relaxed);
-    sent = flush(std::min(low, high > record.bytes ? high - record.bytes : 0));
-  }
-  if (sent) sent = send_all(record, zero_copy);
-  record.submitting = false;
-  release_if_done(record);
+  RecordPool::begin_submit(record);
+  const auto sent = send_all(record, setup_.mode != SendMode::kPlain && gate_.admit(record));
+  pool_.end_submit(record);
+  // Each submission took what was posted. A plain one may have been the last for long.
+  if (sent && unreleased_bytes_ > 0) reap();
   return sent;
 }
 
@@ -138,11 +98,15 @@ Result<void> UringEngine::send_all(SendRecord& record, bool zero_copy) {
   size_t left = record.bytes;
   size_t limit = SIZE_MAX;
   while (left > 0) {
+    zero_copy = zero_copy && setup_.mode != SendMode::kPlain;
+    const size_t bytes = zero_copy ? std::min(gate_.call_bytes(left), limit) : left;
+    if (zero_copy) {
+      if (auto room = make_room(bytes); !room) return room;
+    }
     while (free_slots_.size() < UringChain::kMax) {
       if (auto waited = wait_for_release(); !waited) return waited;
     }
-    zero_copy = zero_copy && setup_.mode != SendMode::kPlain;
-    chain_.plan(rest, std::min(left, limit),
+    chain_.plan(rest, bytes,
                 {.zero_copy = zero_copy,
                  .buffers = setup_.mode == SendMode::kZeroCopyFixed ? setup_.buffers : nullptr,
                  .fixed_sendmsg = setup_.fixed_sendmsg});
@@ -155,6 +119,16 @@ Result<void> UringEngine::send_all(SendRecord& record, bool zero_copy) {
     if (result->error == 0) continue;
     if (auto handled = on_refusal(*result, zero_copy, limit); !handled) return handled;
   }
+  return {};
+}
+
+Result<void> UringEngine::make_room(size_t call_bytes) {
+  if (!gate_.must_wait(unreleased_bytes_, call_bytes)) return {};
+  if (auto entered = setup_.ring->enter(0, 0); !entered) return entered;  // posts what is ready
+  reap();
+  if (!gate_.must_wait(unreleased_bytes_, call_bytes)) return {};
+  if (auto flushed = flush(gate_.wait_target(call_bytes)); !flushed) return flushed;
+  gate_.waited();
   return {};
 }
 
@@ -195,8 +169,7 @@ Result<void> UringEngine::run_chain(SendRecord& record) {
     reap();
     if (results_due_ > 0 && options_.stop->load(std::memory_order_relaxed)) return stopped();
   }
-  counters_.unreleased_high_bytes =
-      std::max<uint64_t>(counters_.unreleased_high_bytes, unreleased_bytes_);
+  gate_.accepted(unreleased_bytes_);
   return {};
 }
 
@@ -218,10 +191,7 @@ Result<void> UringEngine::on_refusal(const UringChain::Outcome& outcome, bool& z
     ++counters_.refused_by_memlock;
     if (unreleased_bytes_ > 0) return wait_for_release();
     limit = link.bytes / 2;
-    if (limit < kZeroCopyMinBytes) {
-      zero_copy = false;
-      limit = SIZE_MAX;
-    }
+    if (limit < kZeroCopyMinBytes) zero_copy = false;
     return {};
   }
   const bool unknown = error == EINVAL || error == EOPNOTSUPP || (link.fixed && error == EFAULT);
@@ -239,7 +209,7 @@ void UringEngine::step_down(int error) {
   char why[160];
   std::snprintf(why, sizeof why, "the kernel refused such a send on this connection (%s)",
                 std::strerror(error));
-  note(setup_.downgrade, setup_.mode, to, DowngradeReason::kSendRefused, why);
+  setup_.downgrades.add(setup_.mode, to, DowngradeReason::kSendRefused, why);
   setup_.mode = to;
 }
 
@@ -316,13 +286,7 @@ void UringEngine::release(Slot& slot) {
   unreleased_bytes_ -= slot.bytes;
   slot.bytes = 0;
   free_slots_.push_back(static_cast<uint32_t>(&slot - slots_.data()));
-  SendRecord& record = *records_[slot.record];
-  --record.unreleased_calls;
-  release_if_done(record);
-}
-
-void UringEngine::release_if_done(SendRecord& record) {
-  if (!record.submitting && record.unreleased_calls == 0) free_.push_back(&record);
+  pool_.call_released(slot.record);
 }
 
 // A request that waits for room in the socket would wait for ever.

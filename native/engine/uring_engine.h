@@ -9,30 +9,13 @@
 #include "base/io_uring.h"
 #include "base/syscalls.h"
 #include "engine/engine.h"
+#include "engine/flush_gate.h"
 #include "engine/probe.h"
+#include "engine/record_pool.h"
 #include "engine/registered_memory.h"
 #include "engine/uring_chain.h"
 
 namespace multifd {
-
-enum class SendMode : uint8_t {
-  kPlain,
-  kZeroCopy,       // header and pages of a record in one SENDMSG_ZC
-  kZeroCopyFixed,  // pages from registered memory; headers copied in front of them
-};
-
-enum class DowngradeReason : uint8_t {
-  kNone,
-  kNotInKernel,     // the probe did not find it
-  kNotRegistered,   // the memory could not be registered with this channel's ring
-  kSendRefused,     // a send in this mode was refused while running
-};
-
-// Why an engine does not work in the mode that was asked for.
-struct Downgrade {
-  DowngradeReason reason = DowngradeReason::kNone;
-  char sentence[320] = {};  // of the last step down; empty when there was none
-};
 
 struct UringEngineOptions {
   int fd = -1;  // blocking stream socket; the caller owns it and outlives the engine
@@ -47,7 +30,7 @@ struct UringEngineOptions {
 struct UringSetup {
   std::unique_ptr<Ring> ring;
   SendMode mode = SendMode::kPlain;
-  Downgrade downgrade;
+  Downgrades downgrades;
   bool file_registered = false;  // the socket is file 0 of the ring
   bool fixed_sendmsg = false;    // several parts in one fixed request, not only one
   const FixedBuffers* buffers = nullptr;  // for kZeroCopyFixed; outlives the engine
@@ -65,14 +48,14 @@ class UringEngine final : public Engine {
 
   Result<SendRecord*> acquire() override;
   Result<void> submit(SendRecord& record) override;
+  void begin_extent() override { counters_.unreleased_recent_high_bytes = unreleased_bytes_; }
   Result<void> flush(size_t target_bytes) override;
   [[nodiscard]] size_t unreleased_bytes() const override { return unreleased_bytes_; }
   [[nodiscard]] const EngineCounters& counters() const override { return counters_; }
+  [[nodiscard]] SendMode mode() const override { return setup_.mode; }
+  [[nodiscard]] const Downgrades& downgrades() const override { return setup_.downgrades; }
   bool reset() override;
 
-  // The mode in use, and why it is not the one asked for. Channel thread only.
-  [[nodiscard]] SendMode mode() const { return setup_.mode; }
-  [[nodiscard]] const Downgrade& downgrade() const { return setup_.downgrade; }
 
  private:
   static constexpr uint32_t kSlots = 256;
@@ -89,6 +72,7 @@ class UringEngine final : public Engine {
   };
 
   Result<void> send_all(SendRecord& record, bool zero_copy);
+  Result<void> make_room(size_t call_bytes);
   Result<void> run_chain(SendRecord& record);
   uint64_t take_slot(SendRecord& record, uint32_t position);
   Result<void> on_refusal(const UringChain::Outcome& outcome, bool& zero_copy,
@@ -99,19 +83,18 @@ class UringEngine final : public Engine {
   bool apply(const Completion& completion);
   void on_result(Slot& slot, const Completion& completion);
   void release(Slot& slot);
-  void release_if_done(SendRecord& record);
   void cancel_all();
 
   const UringEngineOptions options_;
-  std::vector<std::unique_ptr<SendRecord>> records_;
-  std::vector<SendRecord*> free_;  // last in, first out: a plain engine uses one record only
   std::array<Slot, kSlots> slots_;
   std::vector<uint32_t> free_slots_;
   size_t unreleased_bytes_ = 0;  // of zero-copy requests
   uint32_t results_due_ = 0;
   EngineCounters counters_;
+  FlushGate gate_;
 
   UringChain chain_;  // valid until its results are in
+  RecordPool pool_;
   UringSetup setup_;  // declared last: the ring goes before the records it may refer to
 };
 

@@ -123,6 +123,11 @@ Result<void> RamState::late_collect(const Extent& extent) {
   return {};
 }
 
+void RamState::pin(bool pinned) {
+  const std::lock_guard lock(flip_mutex_);
+  pinned_ = pinned;
+}
+
 Result<void> RamState::discard(uint32_t block_index, PageRange range) {
   const RamBlock& block = memory_->blocks()[block_index];
   // The tracker need not see a discard (a hole punched into a memfd is no write), so the mark is
@@ -131,6 +136,12 @@ Result<void> RamState::discard(uint32_t block_index, PageRange range) {
   // mutex around both. Channel threads that send the page right now send either content, and the
   // next round sends zeros. begin_round() holds the mutex for one assignment only.
   const std::lock_guard lock(flip_mutex_);
+  if (pinned_) {
+    return Error::make(ErrorCode::kState,
+                       "discarding %llu pages of \"%s\" failed: the VMM promised to discard nothing "
+                       "while it migrates; take `discards: false` back, or wait for the end",
+                       static_cast<unsigned long long>(range.count), block.idstr.c_str());
+  }
   bitmaps_[block_index][1 - current_].set(range);
   return block.mapping->discard({block.first_page + range.first, range.count});
 }

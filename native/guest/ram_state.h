@@ -44,6 +44,10 @@ class RamState {
     return bitmaps_[block][current_];
   }
 
+  // While pinned the VMM may drop nothing: the kernel holds the pages (registered buffers) and would
+  // send the old ones. A discard() fails with kState.
+  void pin(bool pinned);
+
   // Collects everything into the next round, and returns how many pages that round would carry now
   // (tests: none after the guest stopped and the last round was sent).
   Result<uint64_t> collect_into_next();
@@ -63,6 +67,7 @@ class RamState {
   // read it without: they got their extent after the flip. discard() reads it under the mutex.
   size_t current_ = 0;
   std::mutex flip_mutex_;  // discard() against the flip; channel threads never take it
+  bool pinned_ = false;    // under flip_mutex_
 };
 
 }  // namespace multifd

@@ -11,7 +11,7 @@ namespace {
 using namespace fixture;  // NOLINT
 
 // A source in front of a peer that took the connection and never reads.
-void stall(bool zero_copy, TrackerKind kind) {
+void stall(bool zero_copy, TrackerKind kind, EngineKind engine = EngineKind::kSendmsg) {
   const CensusCheck before;
   {
     const PlainListener listener;
@@ -28,6 +28,7 @@ void stall(bool zero_copy, TrackerKind kind) {
     TestWakeup wakeup;
     auto channel = SendChannel::start({.endpoint = listener.endpoint(),
                                        .initial = {},
+                                       .engine = engine,
                                        .zero_copy = zero_copy,
                                        .high_water_bytes = 16 << 20,
                                        .low_water_bytes = 8 << 20,
@@ -54,6 +55,49 @@ TEST("a channel destroyed in front of a stalled peer ends, with everything relea
 
 TEST("a channel destroyed in front of a stalled peer ends, with everything released: zero-copy") {
   stall(true, TrackerKind::kVmm);
+}
+
+TEST("a channel destroyed in front of a stalled peer ends, with everything released: io_uring") {
+  if (const auto found = probe_io_uring(); !found.usage_report) {
+    SKIP(std::string(found.usage_report.reason));
+  }
+  stall(false, TrackerKind::kVmm, EngineKind::kIoUring);
+  stall(true, TrackerKind::kVmm, EngineKind::kIoUring);
+}
+
+// A channel over a UNIX pair, where no zero-copy is to be had, up to its READY or its failure.
+TEST("where the socket has no zero-copy the channel goes plain, or fails if it must not") {
+  const std::string path = "/tmp/multifd-send-channel-" + std::to_string(::getpid());
+  const auto endpoint = Endpoint::unix_path(path);
+  CHECK_OK(endpoint);
+  uint16_t port = 0;
+  const auto listening = listen_on(*endpoint, port);
+  CHECK_OK(listening);
+  for (const bool required : {false, true}) {
+    const auto memory = make_memory(1 << 20);
+    auto ram = RamState::create(memory, make_tracker(TrackerKind::kVmm, memory).tracker);
+    CHECK_OK(ram);
+    SendCells cells{};
+    TestWakeup wakeup;
+    auto channel = SendChannel::start({.endpoint = *endpoint,
+                                       .initial = {},
+                                       .zero_copy = true,
+                                       .zero_copy_required = required,
+                                       .high_water_bytes = 4 << 20,
+                                       .low_water_bytes = 1 << 20,
+                                       .counters = cells.data()},
+                                      std::make_shared<SendGroup>(*ram), wakeup);
+    CHECK_OK(channel);
+    if (required) {
+      wakeup.expect(**channel, EventKind::kFailed);
+      CHECK((*channel)->error()->code == ErrorCode::kUnsupported);
+    } else {
+      wakeup.expect(**channel, EventKind::kReady);
+      CHECK((*channel)->engine_report().mode() == SendMode::kPlain);
+      CHECK_EQ((*channel)->engine_report().steps().size(), 1U);
+    }
+  }
+  ::unlink(path.c_str());
 }
 
 TEST("hashed copies are not overwritten while a stalled connection still holds them") {

@@ -9,6 +9,11 @@ namespace {
 
 using namespace fixture;  // NOLINT
 
+const IoUringAbilities& io_uring() {
+  static const IoUringAbilities abilities = multifd::probe_io_uring();
+  return abilities;
+}
+
 // N channels between two guests' memories, driven from the test's thread as JavaScript would.
 class Migration {
  public:
@@ -18,6 +23,8 @@ class Migration {
     TrackerKind tracker = TrackerKind::kVmm;
     bool zero_copy = false;
     bool memfd = false;
+    EngineKind engine = EngineKind::kSendmsg;
+    bool registered = false;  // guest memory as fixed buffers of io_uring
   };
 
   explicit Migration(const Setup& setup)
@@ -33,10 +40,17 @@ class Migration {
     CHECK_OK(received);
     receive_group_ = *received;
     send_group_ = std::make_shared<SendGroup>(ram_);
+    send_group_->io_uring = io_uring();
+    if (setup.registered) {
+      auto registered = register_memory(*ram_);
+      CHECK_OK(registered);
+      send_group_->registered = *registered;
+    }
     for (size_t i = 0; i < setup.channels; ++i) {
       auto& end = ends_.emplace_back(std::make_unique<End>());
       SendChannelOptions options{.endpoint = listener_.endpoint(),
                                  .initial = {},
+                                 .engine = setup.engine,
                                  .zero_copy = setup.zero_copy,
                                  .high_water_bytes = 4 << 20,
                                  .low_water_bytes = 1 << 20,
@@ -117,6 +131,9 @@ class Migration {
   [[nodiscard]] uint8_t* destination_page(uint64_t page) const {
     return destination_->blocks()[0].host() + page * kPageSize;
   }
+  [[nodiscard]] const EngineReport& report(size_t channel) const {
+    return ends_[channel]->sending->engine_report();
+  }
   [[nodiscard]] uint64_t pages() const { return source_->blocks()[0].page_count(); }
   template <typename Counter>
   [[nodiscard]] double sent(Counter counter) const {
@@ -150,7 +167,18 @@ class Migration {
   std::vector<std::unique_ptr<End>> ends_;
 };
 
+SendMode expected_mode(const Migration::Setup& setup) {
+  if (!setup.zero_copy || setup.tracker == TrackerKind::kHash) return SendMode::kPlain;
+  return setup.registered ? SendMode::kZeroCopyFixed : SendMode::kZeroCopy;
+}
+
 void migrate(const Migration::Setup& setup) {
+  if (setup.engine == EngineKind::kIoUring) {
+    const auto& found = io_uring();
+    for (const Ability* needed : {&found.io_uring, &found.usage_report, &found.fixed_sendmsg}) {
+      if (!*needed) SKIP(std::string(needed->reason));
+    }
+  }
   const CensusCheck before;
   {
     check::Random random(check::seed());
@@ -183,21 +211,44 @@ void migrate(const Migration::Setup& setup) {
              migration.received(ReceiveCounter::kZeroPages));
     CHECK_EQ(migration.sent(SendCounter::kPackets), migration.received(ReceiveCounter::kPackets));
     CHECK_EQ(migration.sent(SendCounter::kStrayNotifications), 0.0);
+    for (size_t i = 0; i < setup.channels; ++i) {
+      CHECK(migration.report(i).kind() == setup.engine);
+      CHECK(migration.report(i).mode() == expected_mode(setup));
+      CHECK(migration.report(i).steps().empty());
+    }
   }
   before.expect_unchanged();
 }
+
+struct Way {
+  const char* name;
+  EngineKind engine;
+  bool zero_copy;
+  bool registered;
+};
+constexpr Way kWays[] = {
+    {"sendmsg, copied", EngineKind::kSendmsg, false, false},
+    {"sendmsg, zero-copy", EngineKind::kSendmsg, true, false},
+    {"io_uring, copied", EngineKind::kIoUring, false, false},
+    {"io_uring, zero-copy", EngineKind::kIoUring, true, false},
+    {"io_uring, registered", EngineKind::kIoUring, true, true},
+};
 
 [[maybe_unused]] const bool added = [] {
   const std::map<TrackerKind, std::string> names = {{TrackerKind::kUserfaultfd, "userfaultfd"},
                                                     {TrackerKind::kVmm, "the VMM's log"},
                                                     {TrackerKind::kHash, "hashes"}};
   for (const auto& [tracker, name] : names) {
-    for (const bool zero_copy : {false, true}) {
+    for (const Way& way : kWays) {
       for (const bool memfd : {false, true}) {
-        check::add("every page arrives: " + name + (zero_copy ? ", zero-copy" : ", copied") +
+        check::add("every page arrives: " + name + ", " + way.name +
                        (memfd ? ", memfd" : ", anonymous"),
-                   [=, kind = tracker] {
-                     migrate({.tracker = kind, .zero_copy = zero_copy, .memfd = memfd});
+                   [=, kind = tracker, &way] {
+                     migrate({.tracker = kind,
+                              .zero_copy = way.zero_copy,
+                              .memfd = memfd,
+                              .engine = way.engine,
+                              .registered = way.registered});
                    });
       }
     }
@@ -205,7 +256,25 @@ void migrate(const Migration::Setup& setup) {
   return true;
 }();
 
-TEST("eight channels share one numbering and one memory") { migrate({.channels = 8}); }
+TEST("eight channels share one numbering and one memory") {
+  migrate({.channels = 8});
+  migrate({.channels = 8, .zero_copy = true, .engine = EngineKind::kIoUring, .registered = true});
+}
+
+TEST("registered memory may not be discarded until the migration is over") {
+  if (!io_uring().io_uring) SKIP(std::string(io_uring().io_uring.reason));
+  const auto memory = make_memory(1 << 20);
+  {
+    auto ram = RamState::create(memory, make_tracker(TrackerKind::kVmm, memory).tracker);
+    CHECK_OK(ram);
+    CHECK_OK(memory->discard(0, {0, 1}));
+    CHECK_OK(register_memory(**ram));
+    const auto refused = memory->discard(0, {0, 1});
+    CHECK(!refused);
+    CHECK(refused.error().code == multifd::ErrorCode::kState);
+  }
+  CHECK_OK(memory->discard(0, {0, 1}));
+}
 
 TEST("what is behind a SYNC is not read before the SYNC is released") {
   Migration migration({.channels = 2, .size_bytes = 64 * kPageSize});
@@ -255,9 +324,14 @@ TEST("a SYNC may be released before it arrives") {
 
 TEST("channels that are dropped in the middle leave nothing behind") {
   const CensusCheck before;
-  for (const bool zero_copy : {false, true}) {
+  for (const Way& way : kWays) {
+    if (way.engine == EngineKind::kIoUring && !io_uring().fixed_sendmsg) continue;
     for (int i = 0; i < 10; ++i) {
-      Migration migration({.channels = 3, .size_bytes = 1 << 20, .zero_copy = zero_copy});
+      Migration migration({.channels = 3,
+                           .size_bytes = 1 << 20,
+                           .zero_copy = way.zero_copy,
+                           .engine = way.engine,
+                           .registered = way.registered});
       for (uint64_t page = 0; page < migration.pages(); ++page) {
         fill_page(migration.source_page(page), page + 1);
       }

@@ -1,6 +1,7 @@
 // See fake_kernel.h.
 #include "fake_kernel.h"
 
+#include <linux/tcp.h>
 #include <netinet/in.h>
 
 #include <algorithm>
@@ -25,8 +26,14 @@ const multifd::Syscalls& FakeKernel::table() const {
       [](int, const msghdr* message, int flags) { return current_->send(message, flags); },
       nullptr,  // an engine never receives
       [](int, msghdr* message) { return current_->receive_error_queue(message); },
-      [](pollfd* fds, nfds_t count, int) { return current_->poll(fds, count); }};
+      [](pollfd* fds, nfds_t count, int) { return current_->poll(fds, count); },
+      [](int, tcp_info* out) { return current_->tcp_state(*out); }};
   return table;
+}
+
+int FakeKernel::tcp_state(tcp_info& out) const {
+  out.tcpi_notsent_bytes = runs_dry ? 0 : 1;
+  return 0;
 }
 
 int FakeKernel::refusal(size_t bytes, bool zero_copy) {

@@ -26,6 +26,8 @@ class FakeKernel : public FakeWire {
   }
   void forge(uint32_t first, uint32_t last) { notifications_.push_back({first, last, false}); }
 
+  bool runs_dry = false;  // what TCP_INFO says of the connection
+
  private:
   struct Queued {
     uint32_t first;
@@ -35,6 +37,7 @@ class FakeKernel : public FakeWire {
   ssize_t send(const msghdr* message, int flags);
   ssize_t receive_error_queue(msghdr* message);
   int poll(pollfd* fds, nfds_t count);
+  int tcp_state(tcp_info& out) const;
   void notify(const Pending& send);
   int refusal(size_t bytes, bool zero_copy);
 

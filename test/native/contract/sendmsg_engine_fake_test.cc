@@ -131,6 +131,39 @@ TEST("at the high-water mark the engine waits down to the low-water mark") {
   rig.check_pool(kPool);
 }
 
+TEST("a wait that let the connection run dry is counted apart") {
+  for (const bool dry : {false, true}) {
+    Rig rig({}, 1, 0, true, 300 * kKiB, 120 * kKiB);
+    rig.kernel.runs_dry = dry;
+    for (int i = 0; i < 10; ++i) rig.send(90 * kKiB);
+    const auto& counters = rig.engine.counters();
+    CHECK(counters.waits_at_high_water > 2);
+    CHECK_EQ(counters.dry_waits, dry ? counters.waits_at_high_water : 0U);
+    CHECK_OK(rig.engine.flush(0));
+  }
+}
+
+TEST("what was released in the meantime is no wait") {
+  Rig rig({}, 1, 0, true, 300 * kKiB, 120 * kKiB);
+  for (int i = 0; i < 10; ++i) {
+    rig.send(90 * kKiB);
+    rig.kernel.complete_all();
+  }
+  CHECK_EQ(rig.engine.counters().waits_at_high_water, 0U);
+  CHECK_OK(rig.engine.flush(0));
+}
+
+TEST("after plain records too, what was released is taken") {
+  Rig rig({});
+  rig.send(90 * kKiB);
+  CHECK(rig.engine.unreleased_bytes() > 0);
+  rig.kernel.complete_all();
+  rig.marks.high_bytes = 0;
+  rig.send(90 * kKiB);
+  CHECK_EQ(rig.engine.unreleased_bytes(), 0U);
+  CHECK(rig.kernel.stream() == rig.expected);
+}
+
 TEST("an empty pool waits for a release") {
   Rig rig({}, 1, 0, true, SIZE_MAX);
   for (uint32_t i = 0; i < kPool; ++i) rig.send(20 * kKiB);
@@ -210,7 +243,7 @@ TEST("a stopped engine gives up, whatever it waits for") {
     CHECK(flushing.engine.reset());
   }
   {
-    Rig at_high_water({}, 1, 0, true, 50 * kKiB);
+    Rig at_high_water({}, 1, 0, true, 150 * kKiB);
     stop_at_third_poll(at_high_water);
     at_high_water.send(100 * kKiB);
     SendRecord& record = at_high_water.acquire();

@@ -62,17 +62,17 @@ TEST("io_uring over a UNIX pair") {
   Channel channel;
   const auto engine = uring_engine(channel, SendMode::kPlain);
   exchange(channel, *engine);
-  CHECK(engine->downgrade().reason == DowngradeReason::kNone);
+  CHECK(engine->downgrades().last().reason == DowngradeReason::kNone);
 }
 
 TEST("io_uring goes on plain where the socket has no zero-copy, and says why") {
   Channel channel;
   const auto engine = uring_engine(channel, SendMode::kZeroCopy);
-  if (engine->mode() != SendMode::kZeroCopy) SKIP(std::string(engine->downgrade().sentence));
+  if (engine->mode() != SendMode::kZeroCopy) SKIP(std::string(engine->downgrades().last().sentence));
   exchange(channel, *engine);
   CHECK(engine->mode() == SendMode::kPlain);
-  CHECK(engine->downgrade().reason == DowngradeReason::kSendRefused);
-  CHECK(std::string(engine->downgrade().sentence).find("Operation not supported") !=
+  CHECK(engine->downgrades().last().reason == DowngradeReason::kSendRefused);
+  CHECK(std::string(engine->downgrades().last().sentence).find("Operation not supported") !=
         std::string::npos);
   CHECK_EQ(engine->counters().zero_copy_bytes, 0U);
 }
@@ -90,11 +90,11 @@ TEST("what a kernel lacks is found before, with the reason") {
   abilities.fixed_send = abilities.sendmsg_zero_copy = abilities.usage_report =
       multifd::Ability{true, {}};
   CHECK(made()->mode() == SendMode::kZeroCopy);
-  CHECK(made()->downgrade().reason == DowngradeReason::kNotRegistered);
+  CHECK(made()->downgrades().last().reason == DowngradeReason::kNotRegistered);
   abilities.usage_report = {false, "no report"};
   CHECK(made()->mode() == SendMode::kPlain);
-  CHECK(made()->downgrade().reason == DowngradeReason::kNotInKernel);
-  CHECK(std::string(made()->downgrade().sentence) == "plain sends instead of zero-copy: no report");
+  CHECK(made()->downgrades().last().reason == DowngradeReason::kNotInKernel);
+  CHECK(std::string(made()->downgrades().last().sentence) == "plain instead of zero-copy: no report");
   abilities.io_uring = {false, "none at all"};
   const auto none = multifd::UringEngine::create(options, abilities);
   CHECK(!none);

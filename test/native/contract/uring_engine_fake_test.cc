@@ -35,7 +35,7 @@ struct Rig {
                 .syscalls = &FakeRing::polls()},
                {.ring = ring.view(),
                 .mode = mode,
-                .downgrade = {},
+                .downgrades = {},
                 .file_registered = true,
                 .fixed_sendmsg = true,
                 .buffers = &buffers}) {
@@ -188,8 +188,8 @@ TEST("registered, not registered, plain: each refusal is one step down, with its
   one.send(0, 100 * kKiB, 2);
   one.finish();
   CHECK(one.engine.mode() == SendMode::kZeroCopy);
-  CHECK(one.engine.downgrade().reason == DowngradeReason::kSendRefused);
-  CHECK(std::string(one.engine.downgrade().sentence).find("Bad address") != std::string::npos);
+  CHECK(one.engine.downgrades().last().reason == DowngradeReason::kSendRefused);
+  CHECK(std::string(one.engine.downgrades().last().sentence).find("Bad address") != std::string::npos);
   Rig two({.refuse_zero_copy = EOPNOTSUPP});
   two.send(0, 100 * kKiB, 2);
   two.finish();
@@ -234,7 +234,7 @@ TEST("a record that is never released is leaked with its ring, and counted") {
                         .stop = &stop},
                        {.ring = std::move(view),
                         .mode = SendMode::kZeroCopy,
-                        .downgrade = {},
+                        .downgrades = {},
                         .file_registered = true,
                         .fixed_sendmsg = true,
                         .buffers = nullptr});

@@ -82,7 +82,7 @@ class UringSubject final : public SocketSubject {
     }
     auto engine = UringEngine::create(options, abilities);
     if (!engine) SKIP(std::string(engine.error().detail));
-    if ((*engine)->mode() != mode) SKIP(std::string((*engine)->downgrade().sentence));
+    if ((*engine)->mode() != mode) SKIP(std::string((*engine)->downgrades().last().sentence));
     use(std::move(*engine));
   }
 };
@@ -138,7 +138,7 @@ class FakeUringSubject final : public FakeSubject<FakeRing> {
     kernel_.buffers = &buffers_;
     multifd::UringSetup setup{.ring = kernel_.view(),
                               .mode = mode,
-                              .downgrade = {},
+                              .downgrades = {},
                               .file_registered = true,
                               .fixed_sendmsg = fixed_sendmsg,
                               .buffers = &buffers_};
