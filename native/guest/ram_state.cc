@@ -138,8 +138,9 @@ Result<void> RamState::discard(uint32_t block_index, PageRange range) {
   const std::lock_guard lock(flip_mutex_);
   if (pinned_) {
     return Error::make(ErrorCode::kState,
-                       "discarding %llu pages of \"%s\" failed: the VMM promised to discard nothing "
-                       "while it migrates; take `discards: false` back, or wait for the end",
+                       "discarding %llu pages of \"%s\" failed: the VMM promised to discard "
+                       "nothing while it migrates; take `discards: false` back, or wait for the "
+                       "end",
                        static_cast<unsigned long long>(range.count), block.idstr.c_str());
   }
   bitmaps_[block_index][1 - current_].set(range);

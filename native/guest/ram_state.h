@@ -44,8 +44,8 @@ class RamState {
     return bitmaps_[block][current_];
   }
 
-  // While pinned the VMM may drop nothing: the kernel holds the pages (registered buffers) and would
-  // send the old ones. A discard() fails with kState.
+  // While pinned the VMM may drop nothing: the kernel holds the pages (registered buffers) and
+  // would send the old ones. A discard() fails with kState.
   void pin(bool pinned);
 
   // Collects everything into the next round, and returns how many pages that round would carry now

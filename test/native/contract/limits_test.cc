@@ -139,7 +139,9 @@ TEST("io_uring completes within a locked-memory limit of 8 MiB, and of 256 KiB")
       become_ordinary_user(limit);
       Channel channel;
       const auto engine = uring_engine(channel, SendMode::kZeroCopy);
-      if (engine->mode() != SendMode::kZeroCopy) SKIP(std::string(engine->downgrades().last().sentence));
+      if (engine->mode() != SendMode::kZeroCopy) {
+        SKIP(std::string(engine->downgrades().last().sentence));
+      }
       exchange(channel, *engine);
       if (limit < 1024 * kKiB) check_counters(*engine, true);
       CHECK(engine->mode() == SendMode::kZeroCopy);

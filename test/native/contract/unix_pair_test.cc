@@ -68,7 +68,9 @@ TEST("io_uring over a UNIX pair") {
 TEST("io_uring goes on plain where the socket has no zero-copy, and says why") {
   Channel channel;
   const auto engine = uring_engine(channel, SendMode::kZeroCopy);
-  if (engine->mode() != SendMode::kZeroCopy) SKIP(std::string(engine->downgrades().last().sentence));
+  if (engine->mode() != SendMode::kZeroCopy) {
+    SKIP(std::string(engine->downgrades().last().sentence));
+  }
   exchange(channel, *engine);
   CHECK(engine->mode() == SendMode::kPlain);
   CHECK(engine->downgrades().last().reason == DowngradeReason::kSendRefused);
@@ -94,7 +96,8 @@ TEST("what a kernel lacks is found before, with the reason") {
   abilities.usage_report = {false, "no report"};
   CHECK(made()->mode() == SendMode::kPlain);
   CHECK(made()->downgrades().last().reason == DowngradeReason::kNotInKernel);
-  CHECK(std::string(made()->downgrades().last().sentence) == "plain instead of zero-copy: no report");
+  const std::string sentence = made()->downgrades().last().sentence;
+  CHECK_EQ(sentence, std::string("plain instead of zero-copy: no report"));
   abilities.io_uring = {false, "none at all"};
   const auto none = multifd::UringEngine::create(options, abilities);
   CHECK(!none);

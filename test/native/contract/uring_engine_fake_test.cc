@@ -189,7 +189,8 @@ TEST("registered, not registered, plain: each refusal is one step down, with its
   one.finish();
   CHECK(one.engine.mode() == SendMode::kZeroCopy);
   CHECK(one.engine.downgrades().last().reason == DowngradeReason::kSendRefused);
-  CHECK(std::string(one.engine.downgrades().last().sentence).find("Bad address") != std::string::npos);
+  const std::string sentence = one.engine.downgrades().last().sentence;
+  CHECK(sentence.find("Bad address") != std::string::npos);
   Rig two({.refuse_zero_copy = EOPNOTSUPP});
   two.send(0, 100 * kKiB, 2);
   two.finish();
