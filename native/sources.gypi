@@ -2,6 +2,7 @@
   "variables": {
     "core_sources": [
       "native/base/io_uring.cc",
+      "native/base/locked_memory.cc",
       "native/base/syscalls.cc",
       "native/channel/channel_thread.cc",
       "native/channel/endpoint.cc",

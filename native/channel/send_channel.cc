@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 
 #include "base/kernel_compat.h"
+#include "base/locked_memory.h"
 #include "engine/sendmsg_engine.h"
 #include "engine/uring_engine.h"
 
@@ -118,7 +119,8 @@ std::unique_ptr<Engine> SendChannel::make_engine() {
       SendmsgEngineOptions{.fd = fd_.get(),
                            .zero_copy = zero_copy_,
                            .water_marks = &water_marks_,
-                           .stop = &stop_flag()});
+                           .stop = &stop_flag(),
+                           .locked_memory_limited = is_locked_memory_limited()});
   engine_report_.set(EngineKind::kSendmsg, engine->mode());
   return engine;
 }

@@ -128,13 +128,13 @@ Result<size_t> SendmsgEngine::send_some(Rest& rest, size_t bytes) {
 
 // ENOBUFS is a result, not an error. With notifications outstanding they may hold the option
 // memory, or their pages the locked memory: wait for some. With nothing outstanding a single send
-// is larger than the limit allows and can never succeed: halve it, in the end copy it.
+// is larger than the limit allows and can never succeed: halve it, in the end copy it. The kernel
+// does not say which it was: a notification to read, or no limit on locked memory, mean the former.
 Result<void> SendmsgEngine::on_enobufs(Rest& rest, size_t call_bytes) {
-  if (reap()) {
-    ++counters_.refused_by_optmem;
-    return {};
-  }
-  ++counters_.refused_by_memlock;
+  const bool reaped = reap();
+  const bool locked_memory = !reaped && options_.locked_memory_limited;
+  ++(locked_memory ? counters_.refused_by_memlock : counters_.refused_by_optmem);
+  if (reaped) return {};
   if (unreleased_bytes() > 0) return wait_for_notification(kPollMs);
   rest.limit = call_bytes / 2;
   if (rest.limit < kZeroCopyMinBytes) rest.zero_copy = false;

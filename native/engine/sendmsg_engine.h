@@ -16,6 +16,7 @@ struct SendmsgEngineOptions {
   const WaterMarks* water_marks = nullptr;
   const std::atomic<bool>* stop = nullptr;  // true: give up waiting
   const Syscalls* syscalls = &kKernelSyscalls;
+  bool locked_memory_limited = true;  // RLIMIT_MEMLOCK may be why a send is refused
   uint32_t first_id = 0;  // of the socket's zero-copy counter; tests begin near the wrap
 };
 

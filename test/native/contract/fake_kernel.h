@@ -26,6 +26,8 @@ class FakeKernel : public FakeWire {
   }
   void forge(uint32_t first, uint32_t last) { notifications_.push_back({first, last, false}); }
 
+  void restart_ids() { next_id_ = 0; }  // for a second engine, as on a socket of its own
+
   bool runs_dry = false;  // what TCP_INFO says of the connection
 
  private:

@@ -11,9 +11,11 @@
 #include <unistd.h>
 
 #include <cstddef>
+#include <fstream>
 #include <functional>
 #include <string>
 
+#include "base/locked_memory.h"
 #include "engine/sendmsg_engine.h"
 #include "engine/uring_engine.h"
 #include "check.h"
@@ -115,6 +117,31 @@ void check_counters(const Engine& engine, bool refused) {
   const auto& counters = engine.counters();
   CHECK_EQ(counters.refused_by_memlock > 0, refused);
   CHECK(counters.zero_copy_bytes + counters.copied_bytes <= counters.sent_bytes);
+}
+
+// The kernel's own word for the capability that lifts the limit.
+bool may_lock_memory() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (!line.starts_with("CapEff:")) continue;
+    return ((std::stoull(line.substr(7), nullptr, 16) >> 14) & 1) != 0;  // CAP_IPC_LOCK
+  }
+  return false;
+}
+
+TEST("RLIMIT_MEMLOCK binds an ordinary user, not one that may lock what it likes") {
+  in_child([] {
+    become_ordinary_user(1024 * kKiB);
+    CHECK(multifd::is_locked_memory_limited());
+  });
+  in_child([] {
+    // Lowering it needs no privilege.
+    rlimit limit{};
+    CHECK_EQ(getrlimit(RLIMIT_MEMLOCK, &limit), 0);
+    limit.rlim_cur = 4096;
+    CHECK_EQ(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
+    CHECK_EQ(multifd::is_locked_memory_limited(), !may_lock_memory());
+  });
 }
 
 TEST("sendmsg completes within a locked-memory limit of 8 MiB, and of 256 KiB") {

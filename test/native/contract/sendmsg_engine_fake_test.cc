@@ -214,6 +214,28 @@ TEST("a send that locked memory can never hold is split, in the end copied") {
   copied.check_pool(kPool);
 }
 
+TEST("where no limit on locked memory binds, option memory is what is short") {
+  FakeKernel kernel({.zero_copy_max = 64 * kKiB}, 1);
+  WaterMarks marks{1024 * kKiB, 0};
+  std::atomic<bool> stop{false};
+  std::vector<uint8_t> payload(256 * kKiB);
+  for (const bool limited : {true, false}) {
+    SendmsgEngine engine({.fd = -1,
+                          .zero_copy = true,
+                          .water_marks = &marks,
+                          .stop = &stop,
+                          .syscalls = &kernel.table(),
+                          .locked_memory_limited = limited});
+    SendRecord& record = **engine.acquire();
+    record.add(payload.data(), payload.size());
+    CHECK_OK(engine.submit(record));
+    CHECK_OK(engine.flush(0));
+    CHECK_EQ(engine.counters().refused_by_memlock > 0, limited);
+    CHECK_EQ(engine.counters().refused_by_optmem > 0, !limited);
+    kernel.restart_ids();
+  }
+}
+
 TEST("copied and not copied bytes are counted apart") {
   Rig rig({.copied = 50}, 9);
   for (int i = 0; i < 60; ++i) rig.send(40 * kKiB);
