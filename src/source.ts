@@ -1,8 +1,7 @@
 // MigrationSource: wires guest memory, channels, scheduler and the main channel into one outgoing
 // migration, and takes all of it down again. One of the two places that know every room.
 
-import { lockedMemoryLimitBytes } from './channel/locked-memory.ts'
-import { SendChannel } from './channel/send-channel.ts'
+import type { SendChannel } from './channel/send-channel.ts'
 import { parseUri, resolveUri } from './channel/uri.ts'
 import { DirtyLog, openRamState, type TrackerChoice } from './guest/dirty-tracker.ts'
 import { type Deferred, deferred } from './kit/deferred.ts'
@@ -10,9 +9,11 @@ import { MultifdError } from './kit/errors.ts'
 import { PAGE_SIZE_BYTES } from './kit/limits.ts'
 import { checked, type NativeEndpoint, type NativeSendGroup, native } from './kit/native.ts'
 import { optionalSignal, refuseUnknown } from './kit/options.ts'
+import { engineOf, openChannels, prepareEngine, reportOf } from './migrate/channel-setup.ts'
+import type { FlushControl } from './migrate/flush-control.ts'
 import { Outgoing } from './migrate/outgoing.ts'
 import { OutgoingWire } from './migrate/outgoing-wire.ts'
-import type { ChannelProgress, MigrationProgress, MigrationResult } from './migrate/progress.ts'
+import type { ChannelReport, MigrationProgress, MigrationResult } from './migrate/progress.ts'
 import { ProgressStream } from './migrate/progress-stream.ts'
 import { RoundSender } from './migrate/round-sender.ts'
 import {
@@ -23,7 +24,7 @@ import {
 import { type MigrationStatus, StatusMachine } from './migrate/status.ts'
 import { asMultifdError, FirstError } from './migrate/teardown.ts'
 import { Watchdog } from './migrate/watchdog.ts'
-import { clampToBudget, fixedPolicy, lockedMemoryShareBytes } from './schedule/flush-policy.ts'
+import type { EngineChoice } from './schedule/engine-choice.ts'
 import { RateLimiter } from './schedule/rate-limiter.ts'
 
 /** Progress events while a migration runs. */
@@ -94,6 +95,10 @@ class OutgoingSession implements Migration {
   #wire: OutgoingWire | undefined
   #group: NativeSendGroup | undefined
   #tracker: TrackerChoice | undefined
+  /** Native work on the group, which must be over before the group is closed. */
+  #preparing: Promise<EngineChoice> | undefined
+  #choice: EngineChoice | undefined
+  #flush: FlushControl | undefined
   #channels: SendChannel[] = []
   #sender: RoundSender | undefined
   #outgoing: Outgoing | undefined
@@ -151,6 +156,13 @@ class OutgoingSession implements Migration {
   async #open(endpoint: NativeEndpoint, watchdog: Watchdog): Promise<Outgoing> {
     const settings = this.#settings
     const fail = (error: MultifdError): void => this.#first.set(error)
+    const tracker = openRamState(settings.memory, settings.dirty)
+    this.#tracker = tracker
+    const group = checked(native().createSendGroup(tracker.ram), 'preparing channels failed')
+    this.#group = group
+    this.#preparing = prepareEngine({ settings, endpoint, tracker, group })
+    const choice = await this.#first.unless(watchdog.during(this.#preparing))
+    this.#choice = choice
     this.#connectMs = performance.now()
     // The main channel first: a QEMU 7.2 takes the first connection for it.
     const wire = await this.#first.unless(
@@ -166,18 +178,23 @@ class OutgoingSession implements Migration {
     await this.#first.unless(
       wire.begin({ channels: settings.multifdChannels, uuid: settings.uuid }),
     )
-    const tracker = openRamState(settings.memory, settings.dirty)
-    this.#tracker = tracker
-    if (settings.zeroCopy === 'on' && tracker.tracker === 'hash') {
-      throw new MultifdError(
-        'ERR_MULTIFD_UNSUPPORTED',
-        'zeroCopy is on, but the hash tracker sends private copies of pages; ' +
-          `use zeroCopy: 'off' (${tracker.reason})`,
-      )
-    }
-    this.#group = checked(native().createSendGroup(tracker.ram), 'preparing channels failed')
-    const sender = this.#openChannels(endpoint, this.#group, fail)
-    await this.#first.unless(Promise.all(this.#channels.map((channel) => channel.ready)))
+    const { flush, ready } = openChannels({
+      settings,
+      endpoint,
+      group,
+      choice,
+      listener: {
+        extentDone: (id, wireBytes) => this.#sender?.extentDone(id, wireBytes),
+        syncDone: (id) => this.#sender?.syncDone(id),
+        failed: fail,
+      },
+      opened: (channel) => this.#channels.push(channel),
+    })
+    this.#flush = flush
+    await this.#first.unless(ready())
+    const bytesPerSecond = settings.maxBandwidthBytesPerSecond
+    const limiter = new RateLimiter({ bytesPerSecond, nowMs: performance.now() })
+    this.#sender = new RoundSender({ channels: this.#channels, limiter, flush })
     this.#outgoing = new Outgoing({
       settings,
       status: this.#status,
@@ -186,53 +203,10 @@ class OutgoingSession implements Migration {
       wire,
       channels: this.#channels,
       tracker,
-      sender,
+      sender: this.#sender,
       beforeCommit: () => this.#unfollow(),
     })
     return this.#outgoing
-  }
-
-  #openChannels(
-    endpoint: NativeEndpoint,
-    group: NativeSendGroup,
-    failed: (error: MultifdError) => void,
-  ): RoundSender {
-    const settings = this.#settings
-    const budgetBytes = lockedMemoryShareBytes({
-      lockedMemoryLimitBytes: lockedMemoryLimitBytes(),
-      channels: settings.multifdChannels,
-    })
-    const thresholds = settings.flushThresholds.map((given) => clampToBudget(given, budgetBytes))
-    const bytesPerSecond = settings.maxBandwidthBytesPerSecond
-    for (const [channelId, marks] of thresholds.entries()) {
-      const channel = new SendChannel(
-        group,
-        {
-          channelId,
-          endpoint,
-          uuid: settings.uuid,
-          connectTimeoutMs: settings.connectTimeoutMs,
-          zeroCopy: settings.zeroCopy === 'on',
-          ...marks,
-        },
-        {
-          extentDone: (id, wireBytes) => this.#sender?.extentDone(id, wireBytes),
-          syncDone: (id) => this.#sender?.syncDone(id),
-          failed,
-        },
-      )
-      // Twice the limit: smooths within an extent without holding one channel below the limit.
-      if (bytesPerSecond > 0) channel.setPacingRate(2 * bytesPerSecond)
-      this.#channels.push(channel)
-    }
-    const limiter = new RateLimiter({ bytesPerSecond, nowMs: performance.now() })
-    const flush = { policy: fixedPolicy, thresholds, budgetBytes }
-    this.#sender = new RoundSender({
-      channels: this.#channels,
-      limiter,
-      flush: settings.zeroCopy === 'on' ? flush : undefined,
-    })
-    return this.#sender
   }
 
   #watch(): Watchdog {
@@ -277,6 +251,7 @@ class OutgoingSession implements Migration {
     this.#wire?.destroy()
     await Promise.all(this.#channels.map((channel) => channel.destroy()))
     await this.#outgoing?.idle
+    await this.#preparing?.catch(() => {})
     this.#group?.close()
     this.#tracker?.ram.close()
     if (this.#settings.dirty instanceof DirtyLog) this.#settings.dirty.end()
@@ -288,16 +263,21 @@ class OutgoingSession implements Migration {
     return multifd + (this.#wire?.writtenBytes ?? 0)
   }
 
+  #channelReports(): ChannelReport[] {
+    const flush = this.#flush
+    const choice = this.#choice
+    if (flush === undefined || choice === undefined) return []
+    return this.#channels.map((channel) => reportOf(channel, flush, choice))
+  }
+
   #report(): void {
     if (!this.#progress.watched) return
     const before = this.#lastProgress
     const elapsedMs = performance.now() - this.#startedMs
     const seconds = Math.max((elapsedMs - (before?.elapsedMs ?? 0)) / 1000, 1e-3)
-    const channels = this.#channels.map((channel): ChannelProgress => {
-      const counters = channel.counters
-      const sentBefore = before?.channels[channel.channelId]?.sentBytes ?? 0
-      const bytesPerSecond = (counters.sentBytes - sentBefore) / seconds
-      return { channelId: channel.channelId, ...counters, bytesPerSecond }
+    const channels = this.#channelReports().map((report) => {
+      const sentBefore = before?.channels[report.channelId]?.sentBytes ?? 0
+      return { ...report, bytesPerSecond: (report.sentBytes - sentBefore) / seconds }
     })
     const transferredBytes = this.#transferredBytes()
     this.#lastProgress = {
@@ -317,10 +297,7 @@ class OutgoingSession implements Migration {
 
   #finish(outgoing: Outgoing): MigrationResult {
     const nowMs = performance.now()
-    const channels = this.#channels.map((channel) => ({
-      channelId: channel.channelId,
-      ...channel.counters,
-    }))
+    const channels = this.#channelReports()
     const sum = (pick: (counters: (typeof channels)[number]) => number): number =>
       channels.reduce((total, channel) => total + pick(channel), 0)
     const multifdBytes = sum((channel) => channel.sentBytes)
@@ -337,7 +314,7 @@ class OutgoingSession implements Migration {
       setupTimeMs: this.#setupTimeMs,
       downtimeMs: nowMs - (outgoing.stoppedMs ?? nowMs),
       throughputBytesPerSecond: (transferredBytes / (nowMs - this.#connectMs)) * 1000,
-      engine: 'sendmsg',
+      ...engineOf(this.#channels, this.#choice),
       zeroCopy: this.#settings.zeroCopy,
       dirtyTracker: this.#tracker?.tracker ?? '',
       dirtyTrackerReason: this.#tracker?.reason ?? '',

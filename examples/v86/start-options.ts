@@ -1,6 +1,7 @@
 // The options of `npm start`: what they are called, what they may be, and the sentences that refuse
 // the rest. It starts nothing; argv comes in, a checked plan or an exit code comes out.
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import type { MigrationSourceOptions } from '../../src/index.ts'
 import { GUEST_PAGE_BYTES } from './control-page.ts'
 
 export const EXIT_BAD_OPTIONS = 2
@@ -12,14 +13,19 @@ const RATE = 40_000
 const PACED_LIMIT_MS = 10
 const FLAT_OUT_LIMIT_MS = 300
 
+type Engine = NonNullable<MigrationSourceOptions['engine']>
+type ZeroCopy = NonNullable<MigrationSourceOptions['zeroCopy']>
+const ENGINES: readonly Engine[] = ['auto', 'sendmsg', 'io-uring']
+const ZERO_COPY: readonly ZeroCopy[] = ['auto', 'off', 'on']
+
 export type StartOptions = {
   readonly memoryMib: number
   readonly workingSetMib: number
   readonly channels: number
   /** Pages per second the guest rewrites; 0 = flat out. */
   readonly rate: number
-  readonly engine: 'auto' | 'sendmsg'
-  readonly zeroCopy: 'off' | 'on'
+  readonly engine: Engine
+  readonly zeroCopy: ZeroCopy
   /** MB/s, 10^6 bytes; 0 = no limit. */
   readonly bandwidth: number
   readonly downtimeLimitMs: number
@@ -74,8 +80,8 @@ function createCommand(): Command {
       )
       .addOption(numeric('--rate <pages/s>', `how fast, ${RATES}`, 0, 10_000_000))
       .addOption(numeric('--channels <n>', 'multifd channels', 1, 255).default(4))
-      .addOption(choice('--engine <name>', 'how bytes reach the kernel', ['auto', 'sendmsg']))
-      .addOption(choice('--zero-copy <mode>', 'send pages from where they lie', ['off', 'on']))
+      .addOption(choice('--engine <name>', 'how bytes reach the kernel', ENGINES))
+      .addOption(choice('--zero-copy <mode>', 'send pages from where they lie', ZERO_COPY))
       .addOption(numeric('--bandwidth <MB/s>', 'limit, 0 = none', 0, 1_000_000).default(0))
       .addOption(
         numeric(
@@ -119,8 +125,8 @@ function planOf(command: Command): StartOptions {
     workingSet: number | undefined
     rate: number | undefined
     channels: number
-    engine: 'auto' | 'sendmsg'
-    zeroCopy: 'off' | 'on'
+    engine: Engine
+    zeroCopy: ZeroCopy
     bandwidth: number
     downtimeLimit: number | undefined
     json: boolean

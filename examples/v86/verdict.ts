@@ -1,5 +1,6 @@
 // The end of the example: turns what both sides measured into the verdict, as one JSON object and
 // as a few lines to read. It measures nothing.
+import type { MigrationResult } from '../../src/index.ts'
 import { mega, paint } from './display.ts'
 import type { Move } from './source.ts'
 
@@ -21,8 +22,10 @@ export type Verdict = {
   readonly destinationVerifyMs: number
   readonly throughputBytesPerSecond: number
   readonly channels: number
-  readonly perChannel: readonly { channelId: number; sentBytes: number; packets: number }[]
+  /** Counters, engine, water marks, and why they are so: all that the library tells. */
+  readonly perChannel: MigrationResult['channels']
   readonly engine: string
+  readonly engineReason: string
   readonly zeroCopy: string
   readonly dirtyTracker: string
   readonly ramIdentical: boolean
@@ -58,12 +61,9 @@ export function judge(move: Move): Verdict {
     destinationVerifyMs: arrived.verifyMs,
     throughputBytesPerSecond: throughput(move),
     channels: result.channels.length,
-    perChannel: result.channels.map(({ channelId, sentBytes, packets }) => ({
-      channelId,
-      sentBytes,
-      packets,
-    })),
+    perChannel: result.channels,
     engine: result.engine,
+    engineReason: result.engineReason,
     zeroCopy: result.zeroCopy,
     dirtyTracker: result.dirtyTracker,
     ramIdentical: arrived.ramHash === move.sourceHash,
@@ -104,8 +104,9 @@ export function verdictText(verdict: Verdict, colour: boolean): string {
     ['rounds', `${verdict.rounds} in ${whole(verdict.totalTimeMs)} ms`],
     [
       'transferred',
-      `${mega(verdict.transferredBytes)} MB at ${mega(verdict.throughputBytesPerSecond)} MB/s, ${verdict.channels} channels, ${verdict.engine}, zero-copy ${verdict.zeroCopy}`,
+      `${mega(verdict.transferredBytes)} MB at ${mega(verdict.throughputBytesPerSecond)} MB/s, ${verdict.channels} channels, ${verdict.engine}`,
     ],
+    ['zero-copy', zeroCopyText(verdict)],
     [
       'CPU',
       `${cpu(verdict.cpuSecondsPerGb)} s per GB in channel threads: source ${cpu(verdict.sourceCpuSecondsPerGb)}, destination ${cpu(verdict.destinationCpuSecondsPerGb)}`,
@@ -125,4 +126,21 @@ export function verdictText(verdict: Verdict, colour: boolean): string {
     ],
   ]
   return [painted, ...rows.map(([name, text]) => `  ${name.padEnd(14)} ${text}`)].join('\n')
+}
+
+/** What came of zero-copy: who was asked, how much was and was not copied, and why it ended so. */
+export function zeroCopyText({ zeroCopy, perChannel }: Verdict): string {
+  const sum = (name: 'zeroCopyTriedBytes' | 'zeroCopyBytes' | 'copiedBytes' | 'sentBytes') =>
+    perChannel.reduce((total, channel) => total + channel[name], 0)
+  const share = (bytes: number): string => {
+    return `${((100 * bytes) / Math.max(sum('sentBytes'), 1)).toFixed(1)} %`
+  }
+  const reasons = new Set(perChannel.map((channel) => channel.flushReason))
+  const ended = [...new Set(perChannel.map((channel) => channel.zeroCopyMode))].join(', ')
+  const tried =
+    sum('zeroCopyTriedBytes') === 0
+      ? 'not tried'
+      : `${share(sum('zeroCopyBytes'))} of the bytes not copied, ` +
+        `${share(sum('copiedBytes'))} tried and copied`
+  return `${zeroCopy}: ${tried}, at the end ${ended} (${[...reasons].join(', ')})`
 }

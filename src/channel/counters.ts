@@ -10,11 +10,14 @@ export interface SendCounters {
   packets: number
   normalPages: number
   zeroPages: number
-  /** sendmsg calls. */
+  /** Send requests to the kernel: sendmsg calls, or the sends in an io_uring. */
   sendCalls: number
-  /** Zero-copy bytes the kernel still holds, now and at most. */
+  /** Zero-copy bytes the kernel still holds: now, at most, at most during the last extent. */
   unreleasedBytes: number
   unreleasedHighBytes: number
+  unreleasedRecentHighBytes: number
+  /** Bytes for which zero-copy was tried, also where it was refused and they were copied then. */
+  zeroCopyTriedBytes: number
   /** Zero-copy bytes released uncopied, and those the kernel copied after all. */
   zeroCopyBytes: number
   copiedBytes: number
@@ -22,6 +25,8 @@ export interface SendCounters {
   /** Notifications for sends that were not outstanding; always 0 on a sane kernel. */
   strayNotifications: number
   waitsAtHighWater: number
+  /** Those of the waits in which the pipe ran dry: only they cost throughput. */
+  dryWaits: number
   /** ENOBUFS by cause: locked memory, option memory. */
   refusedByMemlock: number
   refusedByOptmem: number
@@ -41,6 +46,14 @@ export interface ReceiveCounters {
 
 export const sendCounterNames = (): readonly string[] => native().sendCounterNames
 export const receiveCounterNames = (): readonly string[] => native().receiveCounterNames
+
+let indices: ReadonlyMap<string, number> | undefined
+
+/** Where the cell of a sending counter is; looked up once, as decisions are taken per extent. */
+export function sendCounterIndex(name: keyof SendCounters): number {
+  indices ??= new Map(sendCounterNames().map((known, index) => [known, index]))
+  return indices.get(name) ?? -1
+}
 
 /** A copy of the cells by name. */
 export function readCounters<T>(names: readonly string[], cells: Float64Array): T {

@@ -6,12 +6,13 @@ import { MultifdError } from '../kit/errors.ts'
 import {
   checked,
   type NativeEndpoint,
+  type NativeEngineReport,
   type NativeSendChannel,
   type NativeSendGroup,
   native,
   toError,
 } from '../kit/native.ts'
-import { readCounters, type SendCounters, sendCounterNames } from './counters.ts'
+import { readCounters, type SendCounters, sendCounterIndex, sendCounterNames } from './counters.ts'
 import { EVENT, listen } from './native-events.ts'
 
 export interface SendChannelOptions {
@@ -19,9 +20,13 @@ export interface SendChannelOptions {
   endpoint: NativeEndpoint
   uuid: Uint8Array
   connectTimeoutMs: number
+  engine: 'sendmsg' | 'io-uring'
   zeroCopy: boolean
+  /** True: the channel fails where the socket cannot; false: it sends plain then. */
+  zeroCopyRequired: boolean
   highWaterBytes: number
   lowWaterBytes: number
+  zeroCopyUntilBytes: number
 }
 
 export interface SendChannelListener {
@@ -58,12 +63,18 @@ export class SendChannel {
   readonly closed: Promise<void>
   readonly #native: NativeSendChannel
   readonly #cells = new Float64Array(sendCounterNames().length)
+  #engineReport: NativeEngineReport
+  /** Connected, and its thread not yet gone. */
+  #live = false
   /** It was told to end, or has said why it ended. */
   #over = false
 
   constructor(group: NativeSendGroup, options: SendChannelOptions, listener: SendChannelListener) {
     const { channelId, endpoint, ...rest } = options
     this.channelId = channelId
+    // What was asked for, until the channel is connected and knows better.
+    const mode = options.zeroCopy ? 'zero-copy' : 'plain'
+    this.#engineReport = { engine: options.engine, mode, downgrades: [] }
     const about = `multifd channel ${channelId}`
     this.#native = checked(
       native().startSendChannel(group, { ...endpoint, channelId, ...rest, counters: this.#cells }),
@@ -76,7 +87,10 @@ export class SendChannel {
     listen(this.#native, (kind, value) => {
       if (kind === EVENT.EXTENT_DONE) listener.extentDone(channelId, value)
       if (kind === EVENT.SYNC_DONE) listener.syncDone(channelId)
-      if (kind === EVENT.READY) ready.resolve()
+      if (kind === EVENT.READY) {
+        this.#live = true
+        ready.resolve()
+      }
       if (kind === EVENT.FAILED) {
         const cause = this.#native.error()
         if (cause === null) return
@@ -86,6 +100,8 @@ export class SendChannel {
         listener.failed(error)
       }
       if (kind === EVENT.CLOSED) {
+        void this.engineReport // the last one: the thread may have stepped down while it ran
+        this.#live = false
         this.#native.join()
         ready.reject(new MultifdError('ERR_MULTIFD_CLOSED', `${about} was closed`, { channelId }))
         if (!this.#over) listener.failed(memoryTaken(about, channelId))
@@ -99,9 +115,20 @@ export class SendChannel {
     return readCounters<SendCounters>(sendCounterNames(), this.#cells)
   }
 
-  /** Everything on the wire so far; one cell, read in place. */
+  /** One counter, read in place. */
+  counter(name: keyof SendCounters): number {
+    return this.#cells[sendCounterIndex(name)] ?? 0
+  }
+
+  /** Everything on the wire so far. */
   get sentBytes(): number {
-    return this.#cells[0] ?? 0
+    return this.counter('sentBytes')
+  }
+
+  /** The engine that runs and how it sends; before `ready` what was asked for. */
+  get engineReport(): NativeEngineReport {
+    if (this.#live) this.#engineReport = this.#native.engineReport()
+    return this.#engineReport
   }
 
   /**
@@ -135,8 +162,14 @@ export class SendChannel {
     return this.closed
   }
 
-  setWaterMarks(highWaterBytes: number, lowWaterBytes: number): void {
-    this.#native.setWaterMarks(highWaterBytes, lowWaterBytes)
+  /** Zero-copy ends when `zeroCopyUntilBytes` were tried (counter `zeroCopyTriedBytes`). */
+  setWaterMarks(marks: {
+    highWaterBytes: number
+    lowWaterBytes: number
+    zeroCopyUntilBytes: number
+  }): void {
+    const { highWaterBytes, lowWaterBytes, zeroCopyUntilBytes } = marks
+    this.#native.setWaterMarks(highWaterBytes, lowWaterBytes, zeroCopyUntilBytes)
   }
 
   setPacingRate(bytesPerSecond: number): void {

@@ -2,6 +2,7 @@
 // name resolution; no sockets.
 
 import { lookup } from 'node:dns/promises'
+import { networkInterfaces } from 'node:os'
 import { MultifdError } from '../kit/errors.ts'
 import type { NativeEndpoint } from '../kit/native.ts'
 import { requireString } from '../kit/options.ts'
@@ -53,6 +54,18 @@ export function formatUri(endpoint: NativeEndpoint): string {
   if (endpoint.path !== undefined) return `unix:${endpoint.path}`
   const host = endpoint.host?.includes(':') ? `[${endpoint.host}]` : endpoint.host
   return `tcp:${host}:${endpoint.port}`
+}
+
+/**
+ * What lies between here and an endpoint. The kernel takes an address of this machine's own
+ * interfaces over loopback, too; there it copies what was sent with zero-copy.
+ */
+export function pathTo(endpoint: NativeEndpoint): 'unix' | 'loopback' | 'network' {
+  if (endpoint.path !== undefined) return 'unix'
+  const address = (endpoint.host ?? '').replace(/%.*$/, '').replace(/^::ffff:(?=\d+\.)/i, '')
+  if (isLoopback(address) || address === '0.0.0.0' || address === '::') return 'loopback'
+  const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
+  return own.some((known) => known.address === address) ? 'loopback' : 'network'
 }
 
 function isLoopback(address: string): boolean {

@@ -166,7 +166,8 @@ export class GuestMemory implements AsyncDisposable {
    * Makes a page-aligned range read as zero and gives its memory back. The only way a VMM may drop
    * pages while migrating (balloon, discard): it also marks them dirty.
    * @throws RangeError outside the block or off a page boundary, MultifdError if the kernel
-   * refuses.
+   * refuses; ERR_MULTIFD_STATE while the memory is registered for a migration, which it is only if
+   * the VMM promised not to discard (`Vmm.discards`).
    */
   discard(idstr: string, offsetBytes: number, sizeBytes: number): void {
     const block = this.blockIndex(idstr)

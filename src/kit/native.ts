@@ -31,9 +31,50 @@ export interface NativeSendChannel extends NativeThread {
   submitExtent(block: number, firstPage: number, pageCount: number, dirtyPages: number): boolean
   submitSync(): boolean
   submitClose(): boolean
-  setWaterMarks(highBytes: number, lowBytes: number): void
+  /** `zeroCopyUntilBytes`: plain sends once so many bytes were tried; Infinity is allowed. */
+  setWaterMarks(highBytes: number, lowBytes: number, zeroCopyUntilBytes: number): void
   setPacingRate(bytesPerSecond: number): void
   ackedBytes(): number
+  /** What the channel really does; valid after its READY event. */
+  engineReport(): NativeEngineReport
+}
+
+export interface NativeEngineReport {
+  engine: 'sendmsg' | 'io-uring'
+  mode: 'plain' | 'zero-copy' | 'zero-copy-fixed'
+  /** Sentences: each step from what was asked for to what is done. */
+  downgrades: string[]
+}
+
+/** Whether something is to be had; `reason` is a sentence where it is not, else empty. */
+export interface NativeAbility {
+  there: boolean
+  reason: string
+}
+
+/** What this kernel's io_uring can do for sending, found by trial sends. */
+export interface NativeIoUringAbilities {
+  ioUring: NativeAbility
+  sendZeroCopy: NativeAbility
+  sendmsgZeroCopy: NativeAbility
+  /** Notifications tell whether the kernel copied after all. */
+  usageReport: NativeAbility
+  /** Zero-copy from registered memory: one piece per request, or several. */
+  fixedSend: NativeAbility
+  fixedSendmsg: NativeAbility
+  /** One registration of guest memory for the rings of all channels. */
+  cloneBuffers: NativeAbility
+  /** IORING_SETUP_* of a ring for one thread. */
+  setupFlags: number
+}
+
+/** What became of a datagram sent with MSG_ZEROCOPY through one network interface. */
+export interface NativePathProbe {
+  /** `unanswered`: sent, but no notification came in time. */
+  verdict: 'not-copied' | 'copied' | 'unanswered' | 'refused'
+  /** A sentence for the last two. */
+  reason: string
+  payloadBytes: number
 }
 
 export interface NativeReceiveChannel extends NativeThread {
@@ -84,6 +125,13 @@ export interface NativeRamState {
 }
 
 export interface NativeSendGroup {
+  /** Takes about 20 ms; the channels started afterwards go by what was found. */
+  probeIoUring(): Promise<NativeIoUringAbilities | NativeError>
+  /**
+   * All guest memory becomes io_uring's fixed buffers. Every page becomes resident: before tracking
+   * is armed and before channels start. `discard` is refused while the migration runs.
+   */
+  registerMemory(): Promise<undefined | NativeError>
   close(): void
 }
 
@@ -102,9 +150,14 @@ export interface NativeSendChannelOptions extends NativeEndpoint {
   channelId: number
   uuid: Uint8Array
   connectTimeoutMs: number
+  /** Where io_uring is not to be had the channel sends with sendmsg, and says so. */
+  engine: 'sendmsg' | 'io-uring'
   zeroCopy: boolean
+  /** False: where the socket refuses zero-copy the channel sends plain, and says so. */
+  zeroCopyRequired: boolean
   highWaterBytes: number
   lowWaterBytes: number
+  zeroCopyUntilBytes: number
   counters: Float64Array
 }
 
@@ -127,6 +180,10 @@ export interface NativeAddon {
   drain(out: Float64Array): number
   census(): Record<string, number>
   threadCpuNanoseconds(): number
+  /** As of a send group, for whoever only wants to know. */
+  probeIoUring(): Promise<NativeIoUringAbilities | NativeError>
+  /** Sends one datagram through the network interface of this name, for `multifd doctor`. */
+  probePath(interfaceName: string): Promise<NativePathProbe | NativeError>
   createGuestMemory(blocks: NativeBlock[]): NativeGuestMemory | NativeError
   guestMemoryFromToken(token: number): NativeGuestMemory | NativeError
   createDirtyLog(memory: NativeGuestMemory): NativeDirtyLog | NativeError
@@ -230,7 +287,7 @@ function load(): NativeAddon {
 }
 
 /** From src/kit or dist/src/kit up to the folder that holds binding.gyp. */
-function packageRoot(): string {
+export function packageRoot(): string {
   let folder = dirname(fileURLToPath(import.meta.url))
   while (!existsSync(join(folder, 'binding.gyp')) && folder !== dirname(folder)) {
     folder = dirname(folder)

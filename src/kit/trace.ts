@@ -14,8 +14,15 @@ export interface TraceEvents {
   'multifd:round': { round: number; dirtyPages: number; extents: number; final: boolean }
   /** Every channel of the source sent its SYNC, or the destination collected them all. */
   'multifd:sync': { side: 'source' | 'destination'; sync: number }
-  /** The flush policy changed a channel's thresholds. */
-  'multifd:flush': { channelId: number; highWaterBytes: number; lowWaterBytes: number }
+  /** The flush policy decided something about a channel but to go on as before. */
+  'multifd:flush': {
+    channelId: number
+    highWaterBytes: number
+    lowWaterBytes: number
+    zeroCopyUntilBytes: number
+    mode: string
+    reason: string
+  }
   /** An error that is not the migration's first: recorded here and nowhere else. */
   'multifd:error': { side: 'source' | 'destination'; code: string; message: string }
 }

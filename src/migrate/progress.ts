@@ -2,11 +2,21 @@
 // names (QAPI MigrationStats) in camel case, with units.
 
 import type { ReceiveCounters, SendCounters } from '../channel/counters.ts'
+import type { FlushReport } from './flush-control.ts'
 import type { MigrationStatus } from './status.ts'
 
-/** One channel in a progress event. */
-export interface ChannelProgress extends SendCounters {
+/** One sending channel: its counters since it was opened, what it does, and why. */
+export interface ChannelReport extends SendCounters, FlushReport {
   channelId: number
+  engine: 'sendmsg' | 'io-uring'
+  /** What it can do; whether zero-copy is worth it is in `zeroCopyMode`. `fixed`: registered. */
+  sendMode: 'plain' | 'zero-copy' | 'zero-copy-fixed'
+  /** Why this engine and this mode: the choice, then each step down from it. */
+  engineReason: string
+}
+
+/** One channel in a progress event. */
+export interface ChannelProgress extends ChannelReport {
   /** Since the event before, bytes. */
   bytesPerSecond: number
 }
@@ -53,15 +63,18 @@ export interface MigrationResult {
   downtimeMs: number
   /** transferredBytes over the time from the first connect to the destination's last word. */
   throughputBytesPerSecond: number
-  /** `sendmsg` */
+  /** What ran: `sendmsg`, `io-uring`, or both where some channels had to fall back. */
   engine: string
-  zeroCopy: 'off' | 'on'
+  /** Who asked for it, or what decided. */
+  engineReason: string
+  /** What was asked for; what came of it is in `channels`. */
+  zeroCopy: 'auto' | 'off' | 'on'
   /** `userfaultfd`, `hash` or `vmm`, and why. */
   dirtyTracker: string
   dirtyTrackerReason: string
   /** CPU time of the JavaScript thread from start to end; of the channel threads see `channels`. */
   jsThreadCpuNanoseconds: number
-  channels: readonly (SendCounters & { channelId: number })[]
+  channels: readonly ChannelReport[]
 }
 
 export interface IncomingResult {

@@ -4,26 +4,22 @@
 
 import type { SendChannel } from '../channel/send-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
-import { trace } from '../kit/trace.ts'
-import type { ChannelSnapshot, FlushPolicy, FlushThresholds } from '../schedule/flush-policy.ts'
 import { MultifdScheduler } from '../schedule/multifd-scheduler.ts'
 import type { RateLimiter } from '../schedule/rate-limiter.ts'
 import { creditsPerChannel, type Extent } from '../schedule/round-plan.ts'
+import type { FlushControl } from './flush-control.ts'
 
-export interface FlushControl {
-  policy: FlushPolicy
-  /** Per channel. */
-  thresholds: FlushThresholds[]
-  /** Bytes one channel may pin. */
-  budgetBytes: number
-}
+/**
+ * While a channel finds out what its path can do: with one extent in work and one waiting it
+ * reports each one as soon as it is done, and hears what was decided before the next but one.
+ */
+const UNSETTLED_CREDITS = 2
 
 export class RoundSender {
   readonly #channels: readonly SendChannel[]
   readonly #limiter: RateLimiter
   readonly #scheduler: MultifdScheduler
-  /** Undefined without zero-copy: nothing is ever unreleased. */
-  readonly #flush: FlushControl | undefined
+  readonly #flush: FlushControl
   #done: Deferred<void> = deferred()
   #timer: NodeJS.Timeout | undefined
   #pumpQueued = false
@@ -32,7 +28,7 @@ export class RoundSender {
   constructor(options: {
     channels: readonly SendChannel[]
     limiter: RateLimiter
-    flush: FlushControl | undefined
+    flush: FlushControl
   }) {
     this.#channels = options.channels
     this.#limiter = options.limiter
@@ -56,7 +52,7 @@ export class RoundSender {
   /** Sends the extents and one SYNC per channel; resolves when all of that left, released. */
   async send(extents: readonly Extent[]): Promise<void> {
     this.#done = deferred()
-    this.#scheduler.beginRound(extents, creditsPerChannel(this.#limiter.bytesPerSecond))
+    this.#scheduler.beginRound(extents, this.#credits())
     this.#pump()
     await this.#done.promise
   }
@@ -65,7 +61,8 @@ export class RoundSender {
   extentDone(channelId: number, wireBytes: number): void {
     if (this.#stopped) return
     this.#scheduler.extentDone(channelId, wireBytes, performance.now())
-    this.#adjust(channelId)
+    const channel = this.#channels[channelId]
+    if (channel !== undefined) this.#flush.extentDone(channel)
     this.#pumpSoon()
   }
 
@@ -96,6 +93,7 @@ export class RoundSender {
     clearTimeout(this.#timer)
     this.#timer = undefined
     const nowMs = performance.now()
+    this.#scheduler.setCredits(this.#credits())
     for (const action of this.#scheduler.next(nowMs)) {
       const channel = this.#channels[action.channelId]
       if (action.kind === 'extent') channel?.submitExtent(action.extent)
@@ -105,29 +103,8 @@ export class RoundSender {
     if (waitMs !== undefined) this.#timer = setTimeout(() => this.#pump(), waitMs)
   }
 
-  #adjust(channelId: number): void {
-    const flush = this.#flush
-    const before = flush?.thresholds[channelId]
-    const channel = this.#channels[channelId]
-    if (flush === undefined || before === undefined || channel === undefined) return
-    const after = flush.policy(snapshot(channel), before, flush.budgetBytes)
-    if (after === before) return
-    flush.thresholds[channelId] = after
-    channel.setWaterMarks(after.highWaterBytes, after.lowWaterBytes)
-    trace('multifd:flush', () => ({ channelId, ...after }))
-  }
-}
-
-function snapshot(channel: SendChannel): ChannelSnapshot {
-  const { channelId, counters } = channel
-  return {
-    channelId,
-    sentBytes: counters.sentBytes,
-    unreleasedBytes: counters.unreleasedBytes,
-    unreleasedHighBytes: counters.unreleasedHighBytes,
-    zeroCopyBytes: counters.zeroCopyBytes,
-    copiedBytes: counters.copiedBytes,
-    waitsAtHighWater: counters.waitsAtHighWater,
-    refusals: counters.refusedByMemlock + counters.refusedByOptmem,
+  #credits(): number {
+    const credits = creditsPerChannel(this.#limiter.bytesPerSecond)
+    return this.#flush.settled ? credits : Math.min(credits, UNSETTLED_CREDITS)
   }
 }

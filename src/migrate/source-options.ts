@@ -11,6 +11,7 @@ import {
   requireString,
   wholeNumber,
 } from '../kit/options.ts'
+import { ENGINES, ZERO_COPY } from '../schedule/engine-choice.ts'
 import { type FlushThresholds, flushThresholds } from '../schedule/flush-policy.ts'
 import { nilUuid, parseUuid } from '../wire/uuid.ts'
 import { checkDevices, checkVmm, type Device, type NamedDevice, type Vmm } from './vmm.ts'
@@ -25,11 +26,21 @@ export interface MigrationSourceOptions {
   dirty?: DirtyTracking | DirtyLog
   /** Data connections, 1..255; default 2, as in QEMU. */
   multifdChannels?: number
-  /** How bytes reach the kernel. `auto` (default) is `sendmsg`. */
-  engine?: 'auto' | 'sendmsg'
-  /** Whether pages are sent with MSG_ZEROCOPY; default `off`. */
-  zeroCopy?: 'off' | 'on'
-  /** With zero-copy: for all channels, or one entry per channel. Default 16 MiB high, 8 MiB low. */
+  /**
+   * How bytes reach the kernel. `auto` (default): `io-uring` where sends can be made from
+   * registered memory, else `sendmsg`. Where io_uring is not to be had `sendmsg` runs and says so.
+   */
+  engine?: 'auto' | 'sendmsg' | 'io-uring'
+  /**
+   * Whether pages are sent from where they lie. `auto` (default): each channel finds out whether
+   * the kernel really does so on its path, and how much unreleased memory that takes. `on`: always,
+   * with fixed thresholds; fails over UNIX sockets and with the hash tracker.
+   */
+  zeroCopy?: 'auto' | 'off' | 'on'
+  /**
+   * With `zeroCopy: 'on'` only: for all channels, or one entry per channel. Default 16 MiB high,
+   * 8 MiB low.
+   */
   flushThresholds?: Partial<FlushThresholds> | readonly Partial<FlushThresholds>[]
   /** Bytes on the multifd channels, headers included; 0 (default) is no limit. */
   maxBandwidthBytesPerSecond?: number
@@ -54,7 +65,8 @@ export interface SourceSettings {
   devices: NamedDevice[]
   dirty: DirtyTracking | DirtyLog
   multifdChannels: number
-  zeroCopy: 'off' | 'on'
+  engine: 'auto' | 'sendmsg' | 'io-uring'
+  zeroCopy: 'auto' | 'off' | 'on'
   flushThresholds: FlushThresholds[]
   maxBandwidthBytesPerSecond: number
   downtimeLimitMs: number
@@ -97,15 +109,16 @@ export function checkSourceOptions(options: MigrationSourceOptions): SourceSetti
     1,
     CHANNELS_MAX,
   )
-  oneOf('engine', options.engine ?? 'auto', ['auto', 'sendmsg'])
+  const zeroCopy = oneOf('zeroCopy', options.zeroCopy ?? 'auto', ZERO_COPY)
   return {
     memory: checkMemory(options.memory),
     vmm: checkVmm(options.vmm),
     devices: checkDevices(options.devices ?? []),
     dirty: checkDirty(options.dirty ?? 'auto', options.memory),
     multifdChannels,
-    zeroCopy: oneOf('zeroCopy', options.zeroCopy ?? 'off', ['off', 'on']),
-    flushThresholds: checkThresholds(options.flushThresholds ?? {}, multifdChannels),
+    engine: oneOf('engine', options.engine ?? 'auto', ENGINES),
+    zeroCopy,
+    flushThresholds: checkThresholds(options.flushThresholds, multifdChannels, zeroCopy),
     maxBandwidthBytesPerSecond: wholeNumber(
       'maxBandwidthBytesPerSecond',
       options.maxBandwidthBytesPerSecond ?? 0,
@@ -158,6 +171,19 @@ function checkDirty(
 }
 
 function checkThresholds(
+  given: MigrationSourceOptions['flushThresholds'],
+  channels: number,
+  zeroCopy: string,
+): FlushThresholds[] {
+  const thresholds = eachThresholds(given ?? {}, channels)
+  if (given === undefined || zeroCopy === 'on') return thresholds
+  throw new TypeError(
+    `flushThresholds are for zeroCopy: 'on', got zeroCopy: '${zeroCopy}', ` +
+      'which finds its own or has none',
+  )
+}
+
+function eachThresholds(
   given: Partial<FlushThresholds> | readonly Partial<FlushThresholds>[],
   channels: number,
 ): FlushThresholds[] {

@@ -3,14 +3,29 @@
 
 import { MultifdError } from '../kit/errors.ts'
 import { DEVICE_STATE_BYTES_MAX } from '../kit/limits.ts'
-import { describe, requireFunction, requireName, wholeNumber } from '../kit/options.ts'
+import {
+  describe,
+  optionalBoolean,
+  requireFunction,
+  requireName,
+  wholeNumber,
+} from '../kit/options.ts'
 
-/** The VMM on the source's side. Both may be asynchronous and are never called at the same time. */
+/**
+ * The VMM on the source's side. Its functions may be asynchronous and are never called at the same
+ * time.
+ */
 export interface Vmm {
   /** Returns when no instruction of the guest will run and nobody writes its memory any more. */
   stop(): void | Promise<void>
   /** The migration did not happen: the guest runs on, with the memory and devices it has. */
   resume(): void | Promise<void>
+  /**
+   * False promises that no page of the guest memory is dropped while migrating (no balloon, no
+   * `GuestMemory.discard`, which is refused then): memory that is fully populated can be registered
+   * with the kernel once, instead of being pinned for every send. Default true.
+   */
+  readonly discards?: boolean
 }
 
 /**
@@ -69,6 +84,7 @@ export function checkVmm(vmm: Vmm): Vmm {
   }
   requireFunction('vmm.stop', vmm.stop)
   requireFunction('vmm.resume', vmm.resume)
+  optionalBoolean('vmm.discards', vmm.discards)
   return vmm
 }
 

@@ -2,7 +2,7 @@
 // memory that its next decision needs. All of it is one frozen value; who decides is
 // adaptive-policy.ts, who obeys is the native channel, and neither keeps anything else.
 
-import type { ChannelSnapshot, FlushThresholds } from './flush-policy.ts'
+import type { ChannelMarks, ChannelSnapshot, FlushThresholds } from './flush-policy.ts'
 
 const KIB = 1024
 const MIB = 1024 * KIB
@@ -145,7 +145,7 @@ export interface AdaptiveMemory {
 }
 
 /** One channel's marks, why they are so, and what the next decision needs. Frozen. */
-export interface AdaptiveThresholds extends FlushThresholds {
+export interface AdaptiveThresholds extends ChannelMarks {
   /**
    * Zero-copy is used as long as fewer than this many bytes were tried (`zeroCopyTriedBytes`):
    * bounds a probe within an extent. Infinity while zero-copy is on, 0 while it is off.
@@ -206,8 +206,13 @@ export function startThresholds(budgetBytes: number): AdaptiveThresholds {
   })
 }
 
+/** Whether anything was decided but to go on as before. */
+export function decidedAnew(before: AdaptiveThresholds, after: AdaptiveThresholds): boolean {
+  return after !== before && after.decisions.steady === before.decisions.steady
+}
+
 /** Whether the native channel must be told; a `steady` decision changes only the memory. */
-export function marksDiffer(before: AdaptiveThresholds, after: AdaptiveThresholds): boolean {
+export function marksDiffer(before: ChannelMarks, after: ChannelMarks): boolean {
   return (
     before.highWaterBytes !== after.highWaterBytes ||
     before.lowWaterBytes !== after.lowWaterBytes ||

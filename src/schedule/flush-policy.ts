@@ -3,15 +3,14 @@
 // which compares its own counter with these thresholds. Snapshots come from the channel's counters.
 
 import assert from 'node:assert/strict'
-import { PACKET_PAGES_MAX, PAGE_SIZE_BYTES } from '../kit/limits.ts'
 
 /**
  * The two water marks of one zero-copy channel, frozen. They bound guest memory that is sent but
  * not yet released (the kernel may still read it), and so the memory that is pinned.
  *
  * ```
- * 0 ........ lowWaterBytes ............... highWaterBytes . + one packet
- *            ^ a flush reaps down to here  ^ above this a channel starts no send but flushes first
+ * 0 ........ lowWaterBytes ............... highWaterBytes
+ *            ^ a flush reaps down to here  ^ a send that would exceed this waits for a flush first
  * ```
  *
  * The gap between them is what one flush waits for; the part below the low mark keeps the pipe
@@ -19,10 +18,19 @@ import { PACKET_PAGES_MAX, PAGE_SIZE_BYTES } from '../kit/limits.ts'
  * these say. A channel that does not use zero-copy ignores them.
  */
 export interface FlushThresholds {
-  /** Bytes; above this a send waits for a flush. At most one packet more is ever unreleased. */
+  /**
+   * Bytes; no more is ever unreleased. Sends are cut to a quarter of it, and below 16 KiB, the
+   * least that a zero-copy send is worth, they are plain.
+   */
   readonly highWaterBytes: number
   /** Bytes; a flush ends as soon as no more than this is unreleased. 0..highWaterBytes. */
   readonly lowWaterBytes: number
+}
+
+/** All that a channel is told: its water marks, and how long it may try zero-copy at all. */
+export interface ChannelMarks extends FlushThresholds {
+  /** Plain sends once so many bytes were tried with zero-copy; Infinity for no such bound. */
+  readonly zeroCopyUntilBytes: number
 }
 
 /**
@@ -70,12 +78,6 @@ export const DEFAULT_FLUSH_THRESHOLDS: FlushThresholds = Object.freeze({
 })
 
 /**
- * A send is one packet: at most 128 pages and a header that lies in one page more. The channel
- * looks at the high mark before a send, so this much may come on top of it.
- */
-export const SEND_BYTES_MAX = (PACKET_PAGES_MAX + 1) * PAGE_SIZE_BYTES
-
-/**
  * Three quarters of the locked-memory limit are ours. The rest is for what the kernel adds to each
  * zero-copy send (two pages, 1.6 % of a packet) and for whatever else the same user has pinned, as
  * the limit counts per user and not per program.
@@ -121,24 +123,30 @@ export function lockedMemoryShareBytes(options: {
 }
 
 /**
- * Lowers the marks until the high one and a send on top of it fit into the budget; the low one
- * keeps its proportion. Marks that fit are returned as they are. A budget below one send gives 0
- * and 0: every send is released before the next one starts.
+ * Lowers the high mark to the budget; the low one keeps its proportion. Marks that fit are returned
+ * as they are.
  */
-export function clampToBudget(thresholds: FlushThresholds, budgetBytes: number): FlushThresholds {
+export function clampToBudget<Thresholds extends FlushThresholds>(
+  thresholds: Thresholds,
+  budgetBytes: number,
+): Thresholds {
   assert(budgetBytes >= 0, `budgetBytes must not be negative, got ${budgetBytes}`)
-  const highMaxBytes = Math.max(0, budgetBytes - SEND_BYTES_MAX)
-  if (thresholds.highWaterBytes <= highMaxBytes) return thresholds
-  const highWaterBytes = Math.floor(highMaxBytes)
-  // The high mark is above zero here, as it is above highMaxBytes.
+  if (thresholds.highWaterBytes <= budgetBytes) return thresholds
+  const highWaterBytes = Math.floor(budgetBytes)
+  // The high mark is above zero here, as it is above the budget.
   const ratio = highWaterBytes / thresholds.highWaterBytes
   const lowWaterBytes = Math.floor(thresholds.lowWaterBytes * ratio)
-  return Object.freeze({ highWaterBytes, lowWaterBytes })
+  return Object.freeze({ ...thresholds, highWaterBytes, lowWaterBytes })
 }
 
 /** The policy of fixed marks: whatever the channel reports, they stay, within the budget. */
-export const fixedPolicy: FlushPolicy = (_snapshot, thresholds, budgetBytes) =>
-  clampToBudget(thresholds, budgetBytes)
+export function fixedPolicy<Thresholds extends FlushThresholds>(
+  _snapshot: ChannelSnapshot,
+  thresholds: Thresholds,
+  budgetBytes: number,
+): Thresholds {
+  return clampToBudget(thresholds, budgetBytes)
+}
 
 function checkBytes(name: keyof FlushThresholds, value: number): void {
   if (Number.isSafeInteger(value) && value >= 0) return

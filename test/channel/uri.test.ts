@@ -1,8 +1,9 @@
 // URIs: what is accepted, what is refused, and that nothing leaves this machine unasked.
 
+import { networkInterfaces } from 'node:os'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { formatUri, parseUri, resolveUri } from '../../src/channel/uri.ts'
+import { formatUri, parseUri, pathTo, resolveUri } from '../../src/channel/uri.ts'
 import { failure } from '../support/migration.ts'
 
 describe('parseUri', () => {
@@ -89,5 +90,29 @@ describe('resolveUri', () => {
     expect(error.code).toBe('ERR_MULTIFD_CHANNEL')
     expect(error.message).toContain('"no-such-host.invalid"')
     expect(error.cause).toBeDefined()
+  })
+})
+
+describe('pathTo', () => {
+  it.each(['127.0.0.1', '127.9.9.9', '::1', '0.0.0.0', '::', '::ffff:127.0.0.1'])(
+    'is loopback to %s',
+    (host) => {
+      expect(pathTo({ host, port: 1 })).toBe('loopback')
+    },
+  )
+
+  it('is loopback to every address of our own interfaces', () => {
+    const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
+    for (const { address } of own) expect(pathTo({ host: address, port: 1 })).toBe('loopback')
+    for (const { address } of own.filter(({ family }) => family === 'IPv6')) {
+      expect(pathTo({ host: `${address}%lo`, port: 1 })).toBe('loopback')
+    }
+  })
+
+  it('is the network to any other, and unix to a path', () => {
+    for (const host of ['192.0.2.1', '2001:db8::1', '::ffff:192.0.2.1', 'fe80::1234%eth9']) {
+      expect(pathTo({ host, port: 1 })).toBe('network')
+    }
+    expect(pathTo({ path: '/run/m.sock' })).toBe('unix')
   })
 })

@@ -137,8 +137,19 @@ describe('MigrationSource refuses', () => {
       'zeroCopy as boolean',
       { zeroCopy: true },
       TypeError,
-      /zeroCopy must be one of off, on, got true/,
+      /zeroCopy must be one of auto, off, on, got true/,
     ],
+    [
+      'discards as text',
+      { vmm: { ...vmm, discards: 'no' } },
+      TypeError,
+      /vmm.discards must be true or false, got "no"/,
+    ],
+    ...['auto', 'off', undefined].map((zeroCopy): Bad => {
+      const given = { flushThresholds: { highWaterBytes: 4096 }, ...(zeroCopy && { zeroCopy }) }
+      const sentence = new RegExp(`are for zeroCopy: 'on', got zeroCopy: '${zeroCopy ?? 'auto'}'`)
+      return [`thresholds with zeroCopy ${zeroCopy}`, given, TypeError, sentence]
+    }),
     ['an unknown tracker', { dirty: 'kvm' }, TypeError, /dirty must be one of auto, .*, got "kvm"/],
     ['the log of other memory', { dirty: new DirtyLog(other) }, TypeError, /dirty is .* another/],
     [

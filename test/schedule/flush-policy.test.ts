@@ -9,7 +9,6 @@ import {
   fixedPolicy,
   flushThresholds,
   lockedMemoryShareBytes,
-  SEND_BYTES_MAX,
 } from '../../src/schedule/flush-policy.ts'
 
 const MIB = 1024 * 1024
@@ -53,21 +52,20 @@ describe('fixed policy', () => {
   it('returns the very thresholds that it was given when they fit', () => {
     const thresholds = flushThresholds()
     expect(fixedPolicy(snapshot, thresholds, Number.POSITIVE_INFINITY)).toBe(thresholds)
-    expect(fixedPolicy(snapshot, thresholds, 16 * MIB + SEND_BYTES_MAX)).toBe(thresholds)
+    expect(fixedPolicy(snapshot, thresholds, 16 * MIB)).toBe(thresholds)
   })
 
-  it('leaves room for one send below the budget and keeps the proportion', () => {
-    const clamped = fixedPolicy(snapshot, flushThresholds(), 4 * MIB + SEND_BYTES_MAX)
-    expect(clamped).toEqual({ highWaterBytes: 4 * MIB, lowWaterBytes: 2 * MIB })
+  it('lowers the marks to the budget and keeps the proportion, and all else', () => {
+    const clamped = fixedPolicy(snapshot, { ...flushThresholds(), more: 'kept' }, 4 * MIB)
+    expect(clamped).toEqual({ highWaterBytes: 4 * MIB, lowWaterBytes: 2 * MIB, more: 'kept' })
   })
 
-  it('releases every send before the next one when the budget holds only one', () => {
+  it('sends plain where the budget is nothing', () => {
     const none = { highWaterBytes: 0, lowWaterBytes: 0 }
-    expect(fixedPolicy(snapshot, flushThresholds(), SEND_BYTES_MAX)).toEqual(none)
     expect(fixedPolicy(snapshot, flushThresholds(), 0)).toEqual(none)
   })
 
-  it('never exceeds a budget that holds a send, and never raises a mark', () => {
+  it('never exceeds a budget, and never raises a mark', () => {
     const bytes = fc.integer({ min: 0, max: 64 * MIB })
     fc.assert(
       fc.property(bytes, bytes, bytes, (first, second, budgetBytes) => {
@@ -80,8 +78,7 @@ describe('fixed policy', () => {
         expect(Object.isFrozen(clamped)).toBe(true)
         expect(clamped.highWaterBytes).toBeLessThanOrEqual(thresholds.highWaterBytes)
         expect(clamped.lowWaterBytes).toBeLessThanOrEqual(thresholds.lowWaterBytes)
-        const peakBytes = clamped.highWaterBytes + SEND_BYTES_MAX
-        expect(peakBytes).toBeLessThanOrEqual(Math.max(budgetBytes, SEND_BYTES_MAX))
+        expect(clamped.highWaterBytes).toBeLessThanOrEqual(budgetBytes)
         expect(clampToBudget(clamped, budgetBytes)).toBe(clamped)
       }),
     )

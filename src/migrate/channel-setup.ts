@@ -1,0 +1,170 @@
+// What comes before the first byte of a migration: which engine its channels send with, memory that
+// is registered for it, and the channels themselves, each with its first marks. Chooses by
+// src/schedule/engine-choice.ts; whoever calls takes down what was made.
+
+import { lockedMemoryLimitBytes } from '../channel/locked-memory.ts'
+import { SendChannel, type SendChannelListener } from '../channel/send-channel.ts'
+import { pathTo } from '../channel/uri.ts'
+import type { TrackerChoice } from '../guest/dirty-tracker.ts'
+import { MultifdError } from '../kit/errors.ts'
+import { type NativeEndpoint, type NativeSendGroup, toError } from '../kit/native.ts'
+import {
+  chooseEngine,
+  chooseUnregistered,
+  type EngineChoice,
+  type EngineQuestion,
+  mayRegister,
+  needsProbe,
+  type Probed,
+} from '../schedule/engine-choice.ts'
+import { lockedMemoryShareBytes } from '../schedule/flush-policy.ts'
+import { adaptiveFlush, type FlushControl, fixedFlush, plainFlush } from './flush-control.ts'
+import type { ChannelReport } from './progress.ts'
+import type { SourceSettings } from './source-options.ts'
+
+/**
+ * Before tracking is armed, and before the destination waits for us: registering takes as long as
+ * reading all guest memory would.
+ * @throws MultifdError ERR_MULTIFD_UNSUPPORTED where zero-copy was asked for and can never be.
+ */
+export async function prepareEngine(parts: {
+  settings: SourceSettings
+  endpoint: NativeEndpoint
+  tracker: TrackerChoice
+  group: NativeSendGroup
+}): Promise<EngineChoice> {
+  const { settings, group } = parts
+  let question = questionOf(parts.settings, parts.endpoint, parts.tracker)
+  if (mayRegister(question)) {
+    const populatedBytes = await settings.memory.populatedBytes()
+    question = { ...question, populated: populatedBytes >= settings.memory.totalBytes }
+  }
+  const choice = chooseEngine(question, needsProbe(question) ? await probe(group) : undefined)
+  if (!choice.registerMemory) return choice
+  const refused = await group.registerMemory()
+  if (refused === undefined) return choice
+  const { message } = toError(refused, 'registering guest memory failed')
+  return chooseUnregistered(question, choice, message)
+}
+
+function questionOf(
+  settings: SourceSettings,
+  endpoint: NativeEndpoint,
+  { tracker, reason }: TrackerChoice,
+): EngineQuestion {
+  const { engine, zeroCopy, memory, vmm } = settings
+  const privateCopies = tracker === 'hash'
+  if (zeroCopy === 'on' && privateCopies) {
+    throw new MultifdError(
+      'ERR_MULTIFD_UNSUPPORTED',
+      'zeroCopy is on, but the hash tracker sends private copies of pages; ' +
+        `use zeroCopy: 'off' (${reason})`,
+    )
+  }
+  const limitBytes = lockedMemoryLimitBytes()
+  const budgetBytes = lockedMemoryShareBytes({ lockedMemoryLimitBytes: limitBytes, channels: 1 })
+  return {
+    asked: { engine, zeroCopy },
+    path: pathTo(endpoint),
+    privateCopies,
+    populated: true, // as long as nobody looked
+    lockable: budgetBytes >= memory.totalBytes,
+    discards: vmm.discards !== false,
+  }
+}
+
+async function probe(group: NativeSendGroup): Promise<Probed> {
+  const probed = await group.probeIoUring()
+  return 'errno' in probed ? toError(probed, 'probing io_uring failed').message : probed
+}
+
+/**
+ * Starts to connect the channels, each with its first marks. `ready` resolves when all of them are
+ * connected and introduced.
+ */
+export function openChannels(parts: {
+  settings: SourceSettings
+  endpoint: NativeEndpoint
+  group: NativeSendGroup
+  choice: EngineChoice
+  listener: SendChannelListener
+  /** Takes each channel at once: the next one may fail. */
+  opened: (channel: SendChannel) => void
+}): { flush: FlushControl; ready: () => Promise<void> } {
+  const { settings, endpoint, group, choice, listener, opened } = parts
+  const flush = flushOf(settings, choice)
+  const channels = flush.marks().map((marks, channelId) => {
+    const channel = new SendChannel(
+      group,
+      {
+        channelId,
+        endpoint,
+        uuid: settings.uuid,
+        connectTimeoutMs: settings.connectTimeoutMs,
+        engine: choice.engine,
+        zeroCopy: choice.zeroCopy,
+        zeroCopyRequired: settings.zeroCopy === 'on',
+        ...marks,
+      },
+      listener,
+    )
+    // Twice the limit: smooths within an extent without holding one channel below the limit.
+    const bytesPerSecond = settings.maxBandwidthBytesPerSecond
+    if (bytesPerSecond > 0) channel.setPacingRate(2 * bytesPerSecond)
+    opened(channel)
+    return channel
+  })
+  const ready = async (): Promise<void> => {
+    await Promise.all(channels.map((channel) => channel.ready))
+    for (const { channelId, engineReport } of channels) {
+      if (engineReport.mode === 'plain') flush.channelIsPlain(channelId)
+    }
+  }
+  return { flush, ready }
+}
+
+function flushOf(settings: SourceSettings, { zeroCopy, whyPlain }: EngineChoice): FlushControl {
+  const channels = settings.multifdChannels
+  if (!zeroCopy) return plainFlush(channels, whyPlain)
+  const limitBytes = lockedMemoryLimitBytes()
+  const budgetBytes = lockedMemoryShareBytes({ lockedMemoryLimitBytes: limitBytes, channels })
+  if (settings.zeroCopy === 'on') return fixedFlush(settings.flushThresholds, budgetBytes)
+  return adaptiveFlush(channels, budgetBytes)
+}
+
+/** Everything that is known about a channel: its counters, what it does, and why. */
+export function reportOf(
+  channel: SendChannel,
+  flush: FlushControl,
+  { reason, zeroCopy }: EngineChoice,
+): ChannelReport {
+  const { engine, mode, downgrades } = channel.engineReport
+  const report = {
+    channelId: channel.channelId,
+    ...channel.counters,
+    engine,
+    sendMode: mode,
+    engineReason: [reason, ...downgrades].join('; '),
+    ...flush.report(channel.channelId),
+  }
+  // Opened for zero-copy, but it cannot: then the policy's marks mean nothing.
+  if (!zeroCopy || mode !== 'plain') return report
+  return { ...report, zeroCopyMode: 'off', flushReason: downgrades.at(-1) ?? 'not to be had' }
+}
+
+/** What all channels together ran with, each name and sentence once. */
+export function engineOf(
+  channels: readonly SendChannel[],
+  choice: EngineChoice | undefined,
+): { engine: string; engineReason: string } {
+  const reports = channels.map(({ engineReport }) => engineReport)
+  const downgrades = reports.flatMap((report) => report.downgrades)
+  return {
+    engine: unique(reports.map(({ engine }) => engine)),
+    engineReason: unique([choice?.reason ?? '', ...downgrades], '; '),
+  }
+}
+
+function unique(values: readonly string[], separator = ', '): string {
+  return [...new Set(values)].join(separator)
+}

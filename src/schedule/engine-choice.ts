@@ -1,0 +1,147 @@
+// Which engine a migration's channels send with, whether they may use zero-copy, and whether guest
+// memory is registered with the kernel first. A pure function of what was asked for, the path and
+// what the kernel can; it probes nothing itself. Its sentences are shown to operators.
+//
+// The rule of `auto`: io_uring where registered buffers are to be had, sendmsg everywhere else.
+
+import type { NativeAbility, NativeIoUringAbilities } from '../kit/native.ts'
+
+export const ENGINES = ['auto', 'sendmsg', 'io-uring'] as const
+export const ZERO_COPY = ['auto', 'off', 'on'] as const
+
+export type EngineName = 'sendmsg' | 'io-uring'
+
+export interface EngineQuestion {
+  readonly asked: { readonly engine: 'auto' | EngineName; readonly zeroCopy: 'auto' | 'off' | 'on' }
+  /** `loopback` includes the addresses of our own interfaces. */
+  readonly path: 'unix' | 'loopback' | 'network'
+  /** The dirty tracker has private copies sent, not guest memory. */
+  readonly privateCopies: boolean
+  /** Every page is there: registering would make it so. */
+  readonly populated: boolean
+  /** The locked-memory budget holds all guest memory. */
+  readonly lockable: boolean
+  /** The VMM may drop pages while migrating: a registered one would go out with its old content. */
+  readonly discards: boolean
+}
+
+/** What the probe found; why it failed; or undefined where nobody asked. */
+export type Probed = NativeIoUringAbilities | string | undefined
+
+export interface EngineChoice {
+  readonly engine: EngineName
+  /** Whether the channels are opened for zero-copy. */
+  readonly zeroCopy: boolean
+  /** Why they are not; empty if they are. */
+  readonly whyPlain: string
+  readonly registerMemory: boolean
+  /** Why this engine, and why memory is not registered where that was a question. */
+  readonly reason: string
+}
+
+/**
+ * Whether registered memory comes into question, as far as is known without a probe. Ask first with
+ * `populated: true`: finding that out costs a walk over the memory.
+ */
+export function mayRegister(question: EngineQuestion): boolean {
+  return question.asked.engine !== 'sendmsg' && whyNotRegistered(question) === undefined
+}
+
+/** Whether the probe (20 ms) can make a difference. */
+export function needsProbe(question: EngineQuestion): boolean {
+  return question.asked.engine === 'io-uring' || mayRegister(question)
+}
+
+export function chooseEngine(question: EngineQuestion, probed: Probed): EngineChoice {
+  const { engine } = question.asked
+  if (engine === 'sendmsg') return choice(question, 'sendmsg', "asked for by engine: 'sendmsg'")
+  const missing = whyNotRegistered(question) ?? whyNotFixed(question, probed)
+  const registerMemory = missing === undefined
+  if (engine === 'auto') {
+    if (missing !== undefined) return choice(question, 'sendmsg', withoutBuffers(missing))
+    const reason = 'sends can be made from registered buffers'
+    return choice(question, 'io-uring', reason, registerMemory)
+  }
+  const absent = lacking(probed, (abilities) => abilities.ioUring)
+  if (absent !== undefined) {
+    return choice(question, 'sendmsg', `engine: 'io-uring' was asked for, but ${absent}`)
+  }
+  const asked = "asked for by engine: 'io-uring'"
+  // Without zero-copy nobody misses registered buffers.
+  const reason =
+    whyPlain(question) === '' && missing !== undefined
+      ? `${asked}; memory is not registered: ${missing}`
+      : asked
+  const chosen = choice(question, 'io-uring', reason, registerMemory)
+  if (!chosen.zeroCopy || question.asked.zeroCopy === 'on') return chosen
+  const unseen = lacking(probed, (abilities) => abilities.usageReport)
+  if (unseen === undefined) return chosen
+  return { ...chosen, zeroCopy: false, whyPlain: unseen, registerMemory: false }
+}
+
+/** The choice when registering was tried and failed; a failure of it never ends a migration. */
+export function chooseUnregistered(
+  question: EngineQuestion,
+  chosen: EngineChoice,
+  why: string,
+): EngineChoice {
+  const { engine } = question.asked
+  if (engine === 'auto') return choice(question, 'sendmsg', withoutBuffers(why))
+  return { ...chosen, registerMemory: false, reason: `${chosen.reason}; not registered: ${why}` }
+}
+
+function choice(
+  question: EngineQuestion,
+  engine: EngineName,
+  reason: string,
+  registerMemory = false,
+): EngineChoice {
+  const plain = whyPlain(question)
+  return { engine, zeroCopy: plain === '', whyPlain: plain, registerMemory, reason }
+}
+
+/** Why pages are sent without zero-copy from the start; what was asked for fails instead. */
+function whyPlain({ asked, path, privateCopies }: EngineQuestion): string {
+  if (asked.zeroCopy === 'off') return 'zeroCopy is off'
+  if (asked.zeroCopy === 'on') return ''
+  if (path === 'unix') return 'UNIX sockets have no zero-copy'
+  return privateCopies ? 'the hash tracker has private copies of pages sent' : ''
+}
+
+function whyNotRegistered(question: EngineQuestion): string | undefined {
+  const { asked, path, privateCopies, populated, lockable, discards } = question
+  const plain = whyPlain(question)
+  if (plain !== '') return plain
+  if (path === 'unix') return 'UNIX sockets have no zero-copy'
+  if (privateCopies) return 'the hash tracker has private copies of pages sent'
+  if (path === 'loopback' && !(asked.engine === 'io-uring' && asked.zeroCopy === 'on')) {
+    return 'the kernel copies on loopback'
+  }
+  if (discards) return 'the VMM may discard pages (it does not say discards: false)'
+  if (!lockable) return 'the locked-memory limit (RLIMIT_MEMLOCK) does not hold all guest memory'
+  return populated ? undefined : 'not all guest memory is populated, registering would make it so'
+}
+
+/** What `auto` needs of the kernel, and what suffices for whoever asks for io_uring. */
+function whyNotFixed({ asked }: EngineQuestion, probed: Probed): string | undefined {
+  const fixed = lacking(probed, (abilities) => abilities.fixedSend)
+  if (fixed !== undefined || asked.engine !== 'auto') return fixed
+  return (
+    lacking(probed, (abilities) => abilities.fixedSendmsg) ??
+    lacking(probed, (abilities) => abilities.usageReport)
+  )
+}
+
+function lacking(
+  probed: Probed,
+  pick: (abilities: NativeIoUringAbilities) => NativeAbility,
+): string | undefined {
+  if (probed === undefined) return 'io_uring was not probed'
+  if (typeof probed === 'string') return probed
+  const { there, reason } = pick(probed)
+  return there ? undefined : reason || 'the kernel does not have it'
+}
+
+function withoutBuffers(why: string): string {
+  return `no registered buffers: ${why}`
+}
