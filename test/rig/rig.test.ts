@@ -8,8 +8,7 @@ import { describe, expect, test } from 'vitest'
 import { listNamespaces, run } from '../../bench/namespaces.ts'
 import { Rig, type RigSide } from '../../bench/rig.ts'
 import { TYPESCRIPT_ARGUMENTS } from '../support/child.ts'
-import { expectNothingLeft, held } from '../support/resources.ts'
-import { rigOrSkip, skipUnless } from '../support/rig.ts'
+import { limitOptmem, limitRate, rigOrSkip, skipUnless } from '../support/rig.ts'
 
 const OPTMEM_MAX = '/proc/sys/net/core/optmem_max'
 
@@ -34,6 +33,10 @@ function inhabitants(namespaces: readonly number[]): string[] {
     }
   })
 }
+
+/** How many listeners the exit and the signals of this process have. */
+const listeners = (): number[] =>
+  ['exit', 'SIGINT', 'SIGTERM', 'SIGHUP'].map((name) => process.listenerCount(name))
 
 function start(script: string, args: readonly string[], env = {}): ChildProcess {
   const path = fileURLToPath(new URL(script, import.meta.url))
@@ -84,7 +87,7 @@ describe('a rig', () => {
   test('limits the rate of its source, and lifts the limit', async (context) => {
     await using rig = await rigOrSkip(context)
     const queue = () => inside(rig.source, 'tc', 'qdisc', 'show', 'dev', rig.source.device)
-    await rig.limitRate({ bitsPerSecond: 1e9 })
+    await limitRate(context, rig, { bitsPerSecond: 1e9 })
     expect(await queue()).toMatch(/tbf .*rate 1Gbit burst 625000b lat 50ms/)
     await rig.limitRate({ bitsPerSecond: 2e7, burstBytes: 20_000, queueMs: 10 })
     expect(await queue()).toMatch(/tbf .*rate 20Mbit burst 20000b lat 10ms/)
@@ -107,9 +110,7 @@ describe('a rig', () => {
   test('sets the option memory of its source and of nothing else', async (context) => {
     await using rig = await rigOrSkip(context)
     const before = readFileSync(OPTMEM_MAX, 'utf8')
-    const there = await inside(rig.source, 'sh', '-c', `test -e ${OPTMEM_MAX} && echo yes || true`)
-    skipUnless(context, there ? undefined : 'this kernel has no optmem_max per namespace')
-    await rig.setOptmemMax(12_345)
+    await limitOptmem(context, rig, 12_345)
     expect(await inside(rig.source, 'cat', OPTMEM_MAX)).toBe('12345\n')
     expect(await inside(rig.destination, 'cat', OPTMEM_MAX)).toBe(before)
     expect(readFileSync(OPTMEM_MAX, 'utf8')).toBe(before)
@@ -118,19 +119,20 @@ describe('a rig', () => {
 
   test('that cannot be set up says why and leaves nothing', async (context) => {
     skipUnless(context, await Rig.unavailable())
-    const before = held()
+    const listening = listeners()
     await expect(Rig.create({ mtu: 1e9 })).rejects.toThrow(/^ip -n .* failed: .*mtu/)
     const ours = (await listNamespaces()).filter((name) => name.includes(`-${process.pid}-`))
     expect(ours).toEqual([])
-    expectNothingLeft(before)
+    expect(listeners()).toEqual(listening)
   })
 })
 
 describe('nothing is left of a rig', () => {
   test('that was closed while a packet socket was open', async (context) => {
     skipUnless(context, await Rig.unavailable())
-    const before = held()
+    const listening = listeners()
     const rig = await Rig.create()
+    expect(listeners()).not.toEqual(listening)
     const names = [rig.source.namespace, rig.destination.namespace]
     const there = inodes(...names)
     await rig.openPacketSocket()
@@ -138,8 +140,7 @@ describe('nothing is left of a rig', () => {
     await rig.close()
     expect(inhabitants(there)).toEqual([])
     for (const name of names) expect(await listNamespaces()).not.toContain(name)
-    expect(process.listenerCount('SIGINT') + process.listenerCount('SIGHUP')).toBe(0)
-    expectNothingLeft(before)
+    expect(listeners()).toEqual(listening)
   })
 
   const endings = [
