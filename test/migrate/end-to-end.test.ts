@@ -112,6 +112,8 @@ describe('a guest under a full-speed writer', () => {
   const ways: Partial<MigrationSourceOptions>[] = [
     { dirty: 'userfaultfd', zeroCopy: 'off', multifdChannels: 1 },
     { dirty: 'userfaultfd', zeroCopy: 'on', multifdChannels: 4 },
+    { dirty: 'userfaultfd', zeroCopy: 'on', engine: 'io-uring', multifdChannels: 2 },
+    { dirty: 'userfaultfd', zeroCopy: 'auto', engine: 'io-uring', multifdChannels: 4 },
     { dirty: 'hash', zeroCopy: 'off', multifdChannels: 4 },
   ]
   for (const [kind, block] of Object.entries(kinds)) {

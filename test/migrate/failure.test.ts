@@ -8,6 +8,7 @@ import { GuestMemory, MigrationDestination, MigrationSource } from '../../src/in
 import { OWN_COMMAND_COMMIT } from '../../src/wire/dialect.ts'
 import { DestinationChild } from '../support/child.ts'
 import { emptyState, filled, recordingVmm } from '../support/idle-guest.ts'
+import { needsIoUring } from '../support/io-uring.ts'
 import { failure, migrateOnce } from '../support/migration.ts'
 import { expectSamePages, testSeed } from '../support/pages.ts'
 import { type Behaviour, RawDestination } from '../support/raw-destination.ts'
@@ -51,15 +52,17 @@ describe('a destination in another process', () => {
   })
 
   type Moment = 'setup' | 'round 0' | 'last round' | 'before ready'
-  const moments: [Moment, calls: string[]][] = [
-    ['setup', []],
-    ['round 0', []],
-    ['last round', ['stop', 'resume']],
-    ['before ready', ['stop', 'resume']],
+  const moments: [Moment, calls: string[], engine: 'sendmsg' | 'io-uring'][] = [
+    ['setup', [], 'sendmsg'],
+    ['round 0', [], 'sendmsg'],
+    ['round 0', [], 'io-uring'],
+    ['last round', ['stop', 'resume'], 'sendmsg'],
+    ['before ready', ['stop', 'resume'], 'io-uring'],
   ]
-  for (const [moment, calls] of moments) {
+  for (const [moment, calls, engine] of moments) {
     const zeroCopy = moment === 'round 0' ? 'on' : 'off'
-    it(`is killed: ${moment}, zeroCopy ${zeroCopy}`, async () => {
+    it(`is killed: ${moment}, zeroCopy ${zeroCopy}, ${engine}`, async (context) => {
+      if (engine === 'io-uring') needsIoUring(context, 'sendmsgZeroCopy')
       await using child = new DestinationChild({ sizeBytes: 64 * MIB, holdsLoad: true })
       await using from = filled(64 * MIB, seed)
       using guest = new WriterGuest(from.view('ram'), seed)
@@ -68,6 +71,7 @@ describe('a destination in another process', () => {
         memory: from,
         vmm: guest,
         devices: [emptyState],
+        engine,
         zeroCopy,
         downtimeLimitMs: 2_000_000,
       })
@@ -111,12 +115,19 @@ describe('a silent peer', () => {
     ],
   ]
   for (const [who, behaviour, calls] of silences) {
-    for (const zeroCopy of ['off', 'on'] as const) {
-      it(`${who} fails the migration after peerTimeoutMs, zeroCopy ${zeroCopy}`, async () => {
+    for (const zeroCopy of ['off', 'on', 'auto'] as const) {
+      const engine = zeroCopy === 'auto' ? 'io-uring' : 'sendmsg'
+      it(`${who} fails the migration after peerTimeoutMs, zeroCopy ${zeroCopy}, ${engine}`, async () => {
         await using from = filled(64 * MIB, seed)
         await using peer = await RawDestination.listen(behaviour)
         const vmm = recordingVmm()
-        const source = new MigrationSource({ memory: from, vmm, zeroCopy, peerTimeoutMs: 500 })
+        const source = new MigrationSource({
+          memory: from,
+          vmm,
+          engine,
+          zeroCopy,
+          peerTimeoutMs: 500,
+        })
         const error = await failure(source.migrate(peer.uri).result)
         expect(error.code).toBe('ERR_MULTIFD_TIMEOUT')
         expect(error.message).toContain('500 ms (peerTimeoutMs)')
@@ -205,14 +216,16 @@ describe('a peer that breaks off', () => {
     ],
   ]
   for (const [what, behaviour, calls] of breaks) {
-    for (const zeroCopy of ['off', 'on'] as const) {
-      it(`${what}: the guest runs on, zeroCopy ${zeroCopy}`, async () => {
+    for (const zeroCopy of ['off', 'on', 'auto'] as const) {
+      const engine = zeroCopy === 'auto' ? 'io-uring' : 'sendmsg'
+      it(`${what}: the guest runs on, zeroCopy ${zeroCopy}, ${engine}`, async () => {
         await using from = filled(64 * MIB, seed)
         await using peer = await RawDestination.listen(behaviour)
         const vmm = recordingVmm()
         const source = new MigrationSource({
           memory: from,
           vmm,
+          engine,
           zeroCopy,
           devices: [emptyState],
           // Early answers are found out in round 0, before a stop.
