@@ -104,8 +104,9 @@ export function verdictText(verdict: Verdict, colour: boolean): string {
     ['rounds', `${verdict.rounds} in ${whole(verdict.totalTimeMs)} ms`],
     [
       'transferred',
-      `${mega(verdict.transferredBytes)} MB at ${mega(verdict.throughputBytesPerSecond)} MB/s, ${verdict.channels} channels, ${verdict.engine}`,
+      `${mega(verdict.transferredBytes)} MB at ${mega(verdict.throughputBytesPerSecond)} MB/s, ${verdict.channels} channels`,
     ],
+    ['engine', `${verdict.engine} (${verdict.engineReason})`],
     ['zero-copy', zeroCopyText(verdict)],
     [
       'CPU',

@@ -86,8 +86,14 @@ async function moved(...args: string[]): Promise<Verdict> {
 describe('moving the guest', () => {
   test('a paced guest moves over 4 channels, and the last line has every figure', async () => {
     const verdict = await moved()
-    expect(verdict).toMatchObject({ channels: 4, engine: 'sendmsg', zeroCopy: 'off' })
+    expect(verdict).toMatchObject({ channels: 4, engine: 'sendmsg', zeroCopy: 'auto' })
+    expect(verdict.engineReason).toContain('the kernel copies on loopback')
     expect(verdict.perChannel.map(({ channelId }) => channelId)).toEqual([0, 1, 2, 3])
+    for (const channel of verdict.perChannel) {
+      expect(channel).toMatchObject({ sendMode: 'zero-copy', zeroCopyBytes: 0 })
+      expect(channel.copiedBytes).toBeLessThanOrEqual(channel.zeroCopyTriedBytes)
+      expect(channel.unreleasedHighBytes).toBeLessThanOrEqual(512 * 1024)
+    }
     // Round 0 sends at least the working set.
     expect(verdict.transferredBytes).toBeGreaterThan(32 * 1024 * 1024)
     // Every round fetches the log once, and the last one once more after the stop.
@@ -115,6 +121,25 @@ describe('moving the guest', () => {
     expect(await moved('--zero-copy', 'on')).toMatchObject({ zeroCopy: 'on' })
   })
 
+  test('io_uring is taken when asked for, or it is said why not', async () => {
+    const verdict = await moved('--engine', 'io-uring', '--zero-copy', 'on')
+    expect(verdict.engine).toMatch(/^(io-uring|sendmsg)$/)
+    expect(verdict.engineReason).toMatch(/asked for/)
+    for (const { copiedBytes, zeroCopyMode } of verdict.perChannel) {
+      expect(copiedBytes).toBeGreaterThan(0)
+      expect(zeroCopyMode).toBe('fixed')
+    }
+  })
+
+  test('what came of zero-copy is one line of what it prints', async () => {
+    const started = new Started(['--memory', '64'])
+    expect(await started.exitCode(), started.stderr).toBe(0)
+    expect(started.stdout).toMatch(
+      /^ {2}zero-copy +auto: 0.0 % of the bytes not copied, \d+\.\d % tried and copied, /m,
+    )
+    expect(started.stdout).toContain('no registered buffers: the kernel copies on loopback')
+  })
+
   test('a bandwidth limit is kept', async () => {
     const verdict = await moved('--bandwidth', '60', '--rate', '2000', '--working-set', '16')
     // The bucket may hold 20 ms, and the last extent of each channel 20 ms more.
@@ -127,7 +152,7 @@ describe('refusing', () => {
     [['--chanels', '4'], "unknown option '--chanels'"],
     [['--channels', '0'], 'Expected a whole number from 1 to 255'],
     [['--memory', '64.5'], 'Expected a whole number from 8 to 2048'],
-    [['--engine', 'carrier-pigeon'], 'Allowed choices are auto, sendmsg'],
+    [['--engine', 'carrier-pigeon'], 'Allowed choices are auto, sendmsg, io-uring'],
     [['--working-set', '64'], "'--working-set <MiB>' is 64, expected at most 63"],
   ])('%j is refused by name, with exit code 2', async (args, sentence) => {
     const started = new Started([...args, '--json'])

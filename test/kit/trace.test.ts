@@ -12,6 +12,8 @@ import { MigrationSource } from '../../src/source.ts'
 const root = new URL('../../', import.meta.url)
 const read = (path: string): string => readFileSync(new URL(path, root), 'utf8')
 
+const SIZE_BYTES = 16 * 1024 * 1024
+
 type Fields = Record<string, string[]>
 
 /** Channel and payload fields of the rows of docs/tracing.md. */
@@ -74,8 +76,8 @@ describe('trace channels', () => {
     const rounds = events.filter(({ name }) => name === 'multifd:round')
     expect(rounds.at(0)?.payload).toMatchObject({
       round: 0,
-      dirtyPages: 1,
-      extents: 1,
+      dirtyPages: SIZE_BYTES / 4096,
+      extents: 8, // of 2 MiB, the least
       final: false,
     })
     expect(rounds.at(-1)?.payload).toMatchObject({ final: true })
@@ -83,13 +85,19 @@ describe('trace channels', () => {
     expect(syncs.filter(({ payload }) => payload.side === 'destination').length).toBe(
       syncs.filter(({ payload }) => payload.side === 'source').length + 1,
     )
+    // On loopback each channel finds out that the kernel copies.
+    const flushes = events.filter(({ name }) => name === 'multifd:flush')
+    expect(flushes.map(({ payload }) => payload.channelId).sort()).toEqual([0, 1])
+    for (const { payload } of flushes) {
+      expect(payload).toMatchObject({ mode: 'off', reason: 'copied by the kernel' })
+    }
   })
 })
 
 async function migrateOnce(): Promise<void> {
-  await using memory = GuestMemory.openMemfd('guest.ram', 65536)
-  await using received = GuestMemory.openMemfd('guest.ram', 65536)
-  memory.view('guest.ram').fill(1, 0, 4096)
+  await using memory = GuestMemory.openMemfd('guest.ram', SIZE_BYTES)
+  await using received = GuestMemory.openMemfd('guest.ram', SIZE_BYTES)
+  memory.view('guest.ram').fill(1)
   await using destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
     memory: received,
   })
