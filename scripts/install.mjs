@@ -32,6 +32,7 @@ if (missing.length > 0) {
 // The headers that came with this Node spare a download; without them node-gyp fetches its own.
 const prefix = dirname(dirname(process.execPath))
 const headers = existsSync(join(prefix, 'include/node/node_api.h')) ? [`--nodedir=${prefix}`] : []
-// npm puts node-gyp on the PATH of install scripts.
-const { status } = spawnSync('node-gyp', ['rebuild', ...headers], { stdio: 'inherit' })
+// npm puts node-gyp on the PATH of install scripts. What is compiled already is not compiled again:
+// npx runs this script when it first links a checkout.
+const { status } = spawnSync('node-gyp', ['configure', 'build', ...headers], { stdio: 'inherit' })
 process.exit(status ?? 1)

@@ -1,0 +1,38 @@
+// The command line as a whole: what it does with what it does not know.
+
+import { readFileSync } from 'node:fs'
+import { describe, expect, it } from 'vitest'
+import { runCli } from './run-cli.ts'
+
+describe('multifd', () => {
+  it.each([
+    [[], 'no command was named', 'Commands: doctor'],
+    [['docter'], "unknown command 'docter'", 'Commands: doctor'],
+    [['--verbose'], "unknown option '--verbose'", 'Commands: doctor'],
+    [['doctor', '--jsn'], "unknown option '--jsn'", 'Options of doctor: --json, --no-probe'],
+    [['doctor', 'eth0'], 'too many arguments', 'Options of doctor'],
+  ])('refuses %j with exit code 2, and says what there is', async (args, problem, known) => {
+    const { exitCode, stdout, stderr } = await runCli(...args)
+    expect(stderr).toContain(problem)
+    expect(stderr).toContain(known)
+    expect(stderr.trimEnd().split('\n')).toHaveLength(2)
+    expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: '' })
+  })
+
+  it('--help names every command, and each command its options and exit codes', async () => {
+    const program = await runCli('--help')
+    expect(program).toMatchObject({ exitCode: 0, stderr: '' })
+    expect(program.stdout).toMatch(/^ {2}doctor /m)
+    const doctor = await runCli('doctor', '--help')
+    expect(doctor).toMatchObject({ exitCode: 0, stderr: '' })
+    for (const part of ['--json', '--no-probe', 'one datagram', 'Exit codes: 0']) {
+      expect(doctor.stdout).toContain(part)
+    }
+  })
+
+  it('--version is that of the package', async () => {
+    const path = new URL('../../package.json', import.meta.url)
+    const { version } = JSON.parse(readFileSync(path, 'utf8')) as { version: string }
+    expect(await runCli('--version')).toEqual({ exitCode: 0, stdout: `${version}\n`, stderr: '' })
+  })
+})
