@@ -4,7 +4,18 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import { runCli } from './run-cli.ts'
 
+const root = new URL('../../', import.meta.url)
+const read = (path: string): string => readFileSync(new URL(path, root), 'utf8')
+
 describe('multifd', () => {
+  it('is what the package installs: compiled, executable, run by node', () => {
+    const { bin, scripts } = JSON.parse(read('package.json'))
+    expect(bin).toEqual({ multifd: 'dist/src/cli/main.js' })
+    expect(read('src/cli/main.ts')).toMatch(/^#!\/usr\/bin\/env node\n/)
+    // npm does it only when it links a package, not when a checkout is compiled again.
+    expect(scripts['build:ts']).toContain(`chmod +x ${bin.multifd}`)
+  })
+
   it.each([
     [[], 'no command was named', 'Commands: doctor'],
     [['docter'], "unknown command 'docter'", 'Commands: doctor'],
@@ -31,8 +42,7 @@ describe('multifd', () => {
   })
 
   it('--version is that of the package', async () => {
-    const path = new URL('../../package.json', import.meta.url)
-    const { version } = JSON.parse(readFileSync(path, 'utf8')) as { version: string }
+    const { version } = JSON.parse(read('package.json'))
     expect(await runCli('--version')).toEqual({ exitCode: 0, stdout: `${version}\n`, stderr: '' })
   })
 })
