@@ -6,6 +6,7 @@
 
 #include <linux/errqueue.h>
 #include <linux/io_uring.h>
+#include <linux/sock_diag.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -14,6 +15,9 @@
 
 #ifndef SO_ZEROCOPY
 #define SO_ZEROCOPY 60  // asm-generic/socket.h
+#endif
+#ifndef SO_MEMINFO
+#define SO_MEMINFO 55  // asm-generic/socket.h
 #endif
 #ifndef MSG_ZEROCOPY
 #define MSG_ZEROCOPY 0x4000000  // linux/socket.h

@@ -19,6 +19,8 @@ struct Syscalls {
   ssize_t (*receive_error_queue)(int fd, msghdr* message);
   int (*poll)(pollfd* fds, nfds_t count, int timeout_ms);
   int (*tcp_state)(int fd, tcp_info* out);  // getsockopt(TCP_INFO); what it lacks stays as it was
+  // Whether the socket's option memory has no room for one zero-copy notification more.
+  bool (*option_memory_full)(int fd);
 };
 
 extern const Syscalls kKernelSyscalls;

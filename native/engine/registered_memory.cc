@@ -1,6 +1,7 @@
 #include "engine/registered_memory.h"
 
 #include <algorithm>
+#include <cerrno>
 
 namespace multifd {
 namespace {
@@ -37,7 +38,13 @@ Result<std::shared_ptr<const RegisteredMemory>> RegisteredMemory::create(
   FixedBuffers buffers(ranges);
   auto ring = IoUring::create({.requests = 1, .completions = 2, .single_issuer = false});
   if (!ring) return ring.error();
-  if (auto done = (*ring)->register_buffers(buffers.pieces()); !done) return done.error();
+  if (auto done = (*ring)->register_buffers(buffers.pieces()); !done) {
+    if (done.error().errno_value != ENOMEM) return done.error();
+    errno = ENOMEM;
+    return Error::from_errno("io_uring_register",
+                             "the locked-memory limit (RLIMIT_MEMLOCK) has no room for all guest "
+                             "memory; all programs of this user share it");
+  }
   return std::shared_ptr<const RegisteredMemory>(
       new RegisteredMemory(std::move(*ring), std::move(buffers)));
 }

@@ -129,12 +129,12 @@ Result<size_t> SendmsgEngine::send_some(Rest& rest, size_t bytes) {
 // ENOBUFS is a result, not an error. With notifications outstanding they may hold the option
 // memory, or their pages the locked memory: wait for some. With nothing outstanding a single send
 // is larger than the limit allows and can never succeed: halve it, in the end copy it. The kernel
-// does not say which it was: a notification to read, or no limit on locked memory, mean the former.
+// does not say which it was; the socket says how much option memory it has used.
 Result<void> SendmsgEngine::on_enobufs(Rest& rest, size_t call_bytes) {
-  const bool reaped = reap();
-  const bool locked_memory = !reaped && options_.locked_memory_limited;
+  const bool locked_memory =
+      options_.locked_memory_limited && !options_.syscalls->option_memory_full(options_.fd);
   ++(locked_memory ? counters_.refused_by_memlock : counters_.refused_by_optmem);
-  if (reaped) return {};
+  if (reap()) return {};
   if (unreleased_bytes() > 0) return wait_for_notification(kPollMs);
   rest.limit = call_bytes / 2;
   if (rest.limit < kZeroCopyMinBytes) rest.zero_copy = false;

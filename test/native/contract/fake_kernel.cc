@@ -27,7 +27,8 @@ const multifd::Syscalls& FakeKernel::table() const {
       nullptr,  // an engine never receives
       [](int, msghdr* message) { return current_->receive_error_queue(message); },
       [](pollfd* fds, nfds_t count, int) { return current_->poll(fds, count); },
-      [](int, tcp_info* out) { return current_->tcp_state(*out); }};
+      [](int, tcp_info* out) { return current_->tcp_state(*out); },
+      [](int) { return current_->option_memory_full_; }};
   return table;
 }
 
@@ -41,9 +42,9 @@ int FakeKernel::refusal(size_t bytes, bool zero_copy) {
   if (chance(faults_.interrupted)) return EINTR;
   if (is_full() || chance(faults_.eagain)) return EAGAIN;
   if (!zero_copy) return 0;
-  if (bytes > faults_.zero_copy_max) return ENOBUFS;
   const bool memory_in_use = pending_sends() > 0 || !notifications_.empty();
-  return memory_in_use && chance(faults_.option_memory) ? ENOBUFS : 0;
+  option_memory_full_ = memory_in_use && chance(faults_.option_memory);
+  return option_memory_full_ || bytes > faults_.zero_copy_max ? ENOBUFS : 0;
 }
 
 ssize_t FakeKernel::send(const msghdr* message, int flags) {

@@ -44,6 +44,7 @@ class FakeKernel : public FakeWire {
   int refusal(size_t bytes, bool zero_copy);
 
   static FakeKernel* current_;
+  bool option_memory_full_ = false;  // at the send before
   uint32_t next_id_;
   std::vector<Queued> notifications_;
 };

@@ -27,7 +27,8 @@ std::unique_ptr<multifd::Ring> FakeRing::view() { return std::make_unique<View>(
 const multifd::Syscalls& FakeRing::polls() {
   static const multifd::Syscalls table = {nullptr, nullptr, nullptr,
                                           [](pollfd*, nfds_t, int) { return 0; },
-                                          [](int, tcp_info*) { return -1; }};
+                                          [](int, tcp_info*) { return -1; },
+                                          nullptr};  // no notification of a ring is charged
   return table;
 }
 

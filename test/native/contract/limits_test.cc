@@ -4,6 +4,9 @@
 #include <grp.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -11,9 +14,11 @@
 #include <unistd.h>
 
 #include <cstddef>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <string>
+#include <string_view>
 
 #include "base/locked_memory.h"
 #include "engine/sendmsg_engine.h"
@@ -115,6 +120,7 @@ std::unique_ptr<UringEngine> uring_engine(const Channel& channel, SendMode mode,
 
 void check_counters(const Engine& engine, bool refused) {
   const auto& counters = engine.counters();
+  CHECK_EQ(counters.refused_by_optmem, 0U);
   CHECK_EQ(counters.refused_by_memlock > 0, refused);
   CHECK(counters.zero_copy_bytes + counters.copied_bytes <= counters.sent_bytes);
 }
@@ -156,6 +162,35 @@ TEST("sendmsg completes within a locked-memory limit of 8 MiB, and of 256 KiB") 
       exchange(channel, engine);
       // A record is 1 MiB. What fits into the larger limit depends on how fast it is released.
       if (limit < 1024 * kKiB) check_counters(engine, true);
+    });
+  }
+}
+
+// A network namespace of its own, whose loopback is up.
+void enter_namespace() {
+  if (unshare(CLONE_NEWNET) != 0) SKIP("making a network namespace needs root");
+  const int control = socket(AF_INET, SOCK_DGRAM, 0);
+  ifreq loopback{};
+  std::strcpy(loopback.ifr_name, "lo");
+  loopback.ifr_flags = IFF_UP | IFF_RUNNING;
+  CHECK_EQ(ioctl(control, SIOCSIFFLAGS, &loopback), 0);
+  close(control);
+}
+
+TEST("sendmsg completes with too little option memory for one notification, or for several") {
+  for (const char* const bytes : {"0", "1024", "4096"}) {
+    in_child([bytes] {
+      enter_namespace();
+      std::ofstream("/proc/sys/net/core/optmem_max") << bytes;
+      become_ordinary_user(8192 * kKiB);
+      Channel channel;
+      multifd::SendmsgEngine engine({.fd = channel.pair.sender.get(),
+                                     .zero_copy = true,
+                                     .water_marks = &channel.marks,
+                                     .stop = &channel.stop});
+      exchange(channel, engine);
+      CHECK(engine.counters().refused_by_optmem > 0 || std::string_view(bytes) == "4096");
+      CHECK_EQ(engine.counters().refused_by_memlock, 0U);
     });
   }
 }
