@@ -44,3 +44,17 @@ export function numberOption(
 /** What every comparison's `--channels` and `--pairs` allow. */
 export const CHANNELS_RANGE = { min: 1, max: 64 }
 export const PAIRS_RANGE = { min: 1, max: 1000 }
+
+/** How the library sends; the first of each is its own default. */
+export const ENGINES = ['auto', 'sendmsg', 'io-uring'] as const
+export const ZERO_COPY = ['auto', 'off', 'on'] as const
+
+export function engineOption(): Option {
+  const option = new Option('--engine <name>', 'of the library')
+  return option.choices(ENGINES).default(ENGINES[0])
+}
+
+export function zeroCopyOption(byDefault: (typeof ZERO_COPY)[number]): Option {
+  const option = new Option('--zero-copy <mode>', 'of the library')
+  return option.choices(ZERO_COPY).default(byDefault)
+}

@@ -1,6 +1,6 @@
 // How close a migration comes to what plain C++ threads reach on this machine. Same channels, same
 // kind of memory, pre-faulted on both sides, same span: from the first connect to the final answer.
-import { type Command, Option } from 'commander'
+import type { Command } from 'commander'
 import type { Comparison, Findings, Setting, Table } from '../comparison.ts'
 import { iperf3Version, runIperf3 } from '../iperf3.ts'
 import { type MigrationRun, runMigration } from '../migration.ts'
@@ -11,7 +11,14 @@ import {
   runCeiling,
   runMemcpy,
 } from '../native-program.ts'
-import { CHANNELS_RANGE, numberOption, PAIRS_RANGE, sizeOption } from '../options.ts'
+import {
+  CHANNELS_RANGE,
+  engineOption,
+  numberOption,
+  PAIRS_RANGE,
+  sizeOption,
+  zeroCopyOption,
+} from '../options.ts'
 import { formatBytes } from '../report.ts'
 import { alternate, median, pairedRatio, type Ratio, ratioOf, type Turn, turnName } from '../run.ts'
 import type { SideOptions } from '../sides/side-options.ts'
@@ -57,14 +64,8 @@ export const ceiling: Comparison<CeilingComparisonOptions> = {
       .addOption(numberOption('--pairs <n>', 'alternating turns', PAIRS_RANGE).default(9))
       .addOption(sizeOption('--send-size <size>', 'of the C++ loop; searched for when not given'))
       .option('--no-huge-pages', 'guest RAM on 4 KiB pages, in both contestants')
-      .addOption(
-        new Option('--engine <name>', 'of the library')
-          .choices(['auto', 'sendmsg'])
-          .default('auto'),
-      )
-      .addOption(
-        new Option('--zero-copy <mode>', 'of the library').choices(['off', 'on']).default('off'),
-      )
+      .addOption(engineOption())
+      .addOption(zeroCopyOption('off'))
       .option('--smoke', `only to see that it works: ${formatBytes(SMOKE.memory)}, few turns`),
   run,
 }
