@@ -28,6 +28,8 @@ export const ERROR_CODES = [
   'ERR_MULTIFD_NATIVE_LOAD',
   /** The VMM's own callback (stop, resume, save, load) threw. */
   'ERR_MULTIFD_VMM',
+  /** A snapshot's directory or one of its files: missing, altered, damaged, not to be written. */
+  'ERR_MULTIFD_SNAPSHOT',
 ] as const
 
 export type ErrorCode = (typeof ERROR_CODES)[number]
