@@ -11,8 +11,10 @@ export {
 } from './guest/guest-memory.ts'
 export { ERROR_CODES, type ErrorCode, type ErrorDetails, MultifdError } from './kit/errors.ts'
 export type { MigrationDestinationOptions } from './migrate/destination-options.ts'
+export type { ZeroCopyMode } from './migrate/flush-control.ts'
 export type {
   ChannelProgress,
+  ChannelReport,
   IncomingResult,
   MigrationProgress,
   MigrationResult,
