@@ -84,6 +84,11 @@ export class Child {
     this.#child.stdin.write(`${line}\n`)
   }
 
+  /** Sends a signal; nothing happens when it has ended. */
+  signal(name: NodeJS.Signals): void {
+    this.#child.kill(name)
+  }
+
   /** Ends the child if it still runs, and waits until it is gone. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#child.exitCode === null && this.#child.signalCode === null) {

@@ -18,6 +18,12 @@ export interface Table {
   readonly rows: readonly (readonly string[])[]
 }
 
+/** Something that this machine, or its user, does not let a comparison measure. */
+export interface Skipped {
+  readonly what: string
+  readonly reason: string
+}
+
 /** What a comparison found. */
 export interface Findings {
   /** Everything measured, for machines: settings and every single turn. */
@@ -27,6 +33,10 @@ export interface Findings {
   readonly tables: readonly Table[]
   /** Sentences a reader must know beside the figures. */
   readonly notes: readonly string[]
+  /** What the bytes travelled over; loopback unless given. */
+  readonly interface?: string
+  /** Never left out in silence; nothing unless given. */
+  readonly skipped?: readonly Skipped[]
 }
 
 export interface Comparison<Options> {

@@ -4,25 +4,37 @@ import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 
-export interface Environment {
+/** Settings that each network namespace has for itself. */
+export interface NetworkSettings {
+  readonly congestionControl: string
+  readonly optmemMaxBytes: string
+}
+
+export interface Environment extends NetworkSettings {
   readonly kernel: string
   readonly cpu: string
   readonly cores: number
   /** Bytes of RAM. */
   readonly memoryBytes: number
-  /** The interface the bytes travel over: always the loopback. */
+  /** What the bytes travel over. */
   readonly interface: string
-  readonly congestionControl: string
   /** The setting in force of transparent huge pages: always, madvise or never. */
   readonly transparentHugePages: string
   /** `RLIMIT_MEMLOCK`, soft, as the kernel prints it (bytes or unlimited). */
   readonly memlockLimit: string
-  readonly optmemMaxBytes: string
   readonly node: string
   readonly gitRevision: string
   /** True when the tree differs from the revision; null when git cannot tell. */
   readonly gitDirty: boolean | null
   readonly loadAverage: string
+}
+
+/** Of the network namespace that this process runs in. */
+export function readNetworkSettings(): NetworkSettings {
+  return {
+    congestionControl: read('/proc/sys/net/ipv4/tcp_congestion_control'),
+    optmemMaxBytes: read('/proc/sys/net/core/optmem_max'),
+  }
 }
 
 export function readEnvironment(): Environment {
@@ -35,10 +47,9 @@ export function readEnvironment(): Environment {
     cores: cpus().length,
     memoryBytes: totalmem(),
     interface: 'loopback',
-    congestionControl: read('/proc/sys/net/ipv4/tcp_congestion_control'),
+    ...readNetworkSettings(),
     transparentHugePages: /\[(\w+)\]/.exec(transparentHugePages)?.[1] ?? 'unknown',
     memlockLimit: memlock?.[1] ?? 'unknown',
-    optmemMaxBytes: read('/proc/sys/net/core/optmem_max'),
     node: process.version,
     gitRevision: git('rev-parse', '--short=12', 'HEAD') ?? 'unknown',
     gitDirty: status === undefined ? null : status !== '',

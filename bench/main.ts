@@ -4,18 +4,30 @@
 import { Command, CommanderError } from 'commander'
 import type { Comparison } from './comparison.ts'
 import { ceiling } from './comparisons/ceiling.ts'
+import { engines } from './comparisons/engines.ts'
+import { flush } from './comparisons/flush.ts'
+import { headers } from './comparisons/headers.ts'
 import { sparse } from './comparisons/sparse.ts'
+import { zerocopy } from './comparisons/zerocopy.ts'
 import { readEnvironment } from './environment.ts'
 import { jsonLine, textReport } from './report.ts'
 
-const COMPARISONS: readonly Comparison<never>[] = [ceiling, sparse]
+const COMPARISONS: readonly Comparison<never>[] = [
+  ceiling,
+  sparse,
+  zerocopy,
+  engines,
+  flush,
+  headers,
+]
 const EXIT_FAILED = 1
 const EXIT_USAGE = 2
 const EXIT_INTERRUPTED = 130
 
 const interrupted = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => interrupted.abort(new Error(`ended by ${signal}`)))
+  // Kept for good: the rig leaves an interruption to us as long as we listen (namespaces.ts).
+  process.on(signal, () => interrupted.abort(new Error(`ended by ${signal}`)))
 }
 
 process.exitCode = await main(process.argv.slice(2))
@@ -61,16 +73,17 @@ function declareProgram(): Command {
 }
 
 async function measure(comparison: Comparison<never>, options: { json?: boolean }): Promise<void> {
-  const environment = readEnvironment()
+  const before = readEnvironment()
   const findings = await comparison.run({
     options: options as never, // commander made it from the comparison's own declarations
     signal: interrupted.signal,
     progress: (line) => console.error(`${comparison.name}: ${line}`),
   })
+  const environment = { ...before, interface: findings.interface ?? before.interface }
   console.log(textReport(comparison.name, comparison.question, environment, findings))
   if (options.json) {
-    const { results, ratios } = findings
-    console.log(jsonLine({ comparison: comparison.name, environment, results, ratios }))
+    const { results, ratios, skipped = [] } = findings
+    console.log(jsonLine({ comparison: comparison.name, environment, results, ratios, skipped }))
   }
 }
 

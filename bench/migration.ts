@@ -1,8 +1,16 @@
-// One migration of the library, by a pair of processes of its own on loopback (bench/sides), and
-// what both measured. It knows the sides' lines, nothing of the library.
+// One migration of the library, by a pair of processes of its own (bench/sides) on a path, and what
+// both measured. It knows the sides' lines, nothing of the library.
 import { dirname, extname, join } from 'node:path'
 import { Child } from './child.ts'
-import type { SideDone, SideOptions, SideReady } from './sides/side-options.ts'
+import { type DutyCycle, SlowDown } from './duty-cycle.ts'
+import { LOOPBACK, type Path } from './path.ts'
+import type {
+  MigrationOrder,
+  SideDone,
+  SideOptions,
+  SideReady,
+  SourceDone,
+} from './sides/side-options.ts'
 
 export interface MigrationRun {
   /** Bytes of guest RAM that were populated at the source. */
@@ -13,34 +21,58 @@ export interface MigrationRun {
   readonly cpuSeconds: number
   /** CPU time of the source process's JavaScript thread over its CPU time, 0..1. */
   readonly jsThreadShare: number
-  readonly source: Side
+  readonly source: Side & Pick<SourceDone, 'migration'>
   readonly destination: Side
+  /** The share of the time in which a slow destination could run; 1 for any other. */
+  readonly destinationRunningShare: number
   /** Both sides hash alike; null where no hash was asked for. */
   readonly ramIdentical: boolean | null
 }
 
-export type Side = Omit<SideDone, 'event' | 'checksum'> & Pick<SideReady, 'hugePageBytes'>
+export type Side = Omit<SideDone, 'event' | 'checksum'> &
+  Pick<SideReady, 'hugePageBytes' | 'network'>
+
+export interface RunOptions {
+  readonly signal: AbortSignal
+  /** Loopback unless given. */
+  readonly path?: Path
+  /** Slows the destination down while the migration runs. */
+  readonly slowDestination?: DutyCycle | undefined
+}
 
 /** Runs it. Rejects when a side fails, or when both sides' RAM was hashed and differs. */
 export async function runMigration(
-  options: SideOptions,
+  order: MigrationOrder,
   ramBytes: number,
-  { signal }: { signal: AbortSignal },
+  { signal, path = LOOPBACK, slowDestination }: RunOptions,
 ): Promise<MigrationRun> {
+  const options: SideOptions = {
+    ...order,
+    address: path.destination.address,
+    allowPlaintext: path.name !== 'lo',
+  }
   const start = (side: 'source' | 'destination') => {
     // Compiled they are .js; a comparison that runs from the tree has no compiled sides.
-    const file = join(dirname(import.meta.filename), 'sides', side + extname(import.meta.filename))
-    return Child.start(`the ${side}`, process.execPath, [file, JSON.stringify(options)], { signal })
+    const program = join(
+      dirname(import.meta.filename),
+      'sides',
+      side + extname(import.meta.filename),
+    )
+    const argv = [process.execPath, program, JSON.stringify(options)]
+    const [file = '', ...args] = path[side].command(argv)
+    return Child.start(`the ${side}`, file, args, { signal })
   }
   await using destination = await start('destination')
   const listening = await destination.expect<SideReady>('ready', { signal })
   await using source = await start('source')
   const filled = await source.expect<SideReady>('ready', { signal })
+  using slow = slowDestination && new SlowDown(destination, slowDestination)
   source.say(listening.uri ?? '')
   const [sent, received] = await both(
-    source.expect<SideDone>('done', { signal }),
+    source.expect<SourceDone>('done', { signal }),
     destination.expect<SideDone>('done', { signal }),
   )
+  const destinationRunningShare = slow?.runningShare ?? 1
   const ramIdentical = options.checksum ? sent.checksum === received.checksum : null
   if (ramIdentical === false) {
     throw new Error(`RAM differs: source ${sent.checksum}, destination ${received.checksum}`)
@@ -50,18 +82,21 @@ export async function runMigration(
     seconds: sent.seconds,
     cpuSeconds: sent.cpuSeconds + received.cpuSeconds,
     jsThreadShare: sent.jsThreadCpuSeconds / sent.cpuSeconds,
-    source: sideOf(filled, sent),
+    source: { ...sideOf(filled, sent), migration: sent.migration },
     destination: sideOf(listening, received),
+    destinationRunningShare,
     ramIdentical,
   }
 }
 
-function sideOf(ready: SideReady, { event: _, checksum: __, ...done }: SideDone): Side {
-  return { ...done, hugePageBytes: ready.hugePageBytes }
+function sideOf({ hugePageBytes, network }: SideReady, done: SideDone): Side {
+  const { seconds, cpuSeconds, jsThreadCpuSeconds, guestResidentBytes, transportBytes } = done
+  const measured = { seconds, cpuSeconds, jsThreadCpuSeconds, guestResidentBytes, transportBytes }
+  return { ...measured, hugePageBytes, network }
 }
 
 // When a migration fails, each side blames the other; a reader needs both sentences.
-async function both<T>(source: Promise<T>, destination: Promise<T>): Promise<[T, T]> {
+async function both<S, D>(source: Promise<S>, destination: Promise<D>): Promise<[S, D]> {
   const [sent, received] = await Promise.allSettled([source, destination])
   if (sent.status === 'fulfilled' && received.status === 'fulfilled') {
     return [sent.value, received.value]

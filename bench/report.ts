@@ -1,5 +1,5 @@
 // Turns findings into text: a table for people, one JSON object for machines.
-import type { Findings, Table } from './comparison.ts'
+import type { Findings, Skipped, Table } from './comparison.ts'
 import type { Environment } from './environment.ts'
 import type { Ratio } from './run.ts'
 
@@ -9,13 +9,15 @@ export interface JsonReport {
   readonly environment: Environment
   readonly results: Record<string, unknown>
   readonly ratios: Record<string, Ratio>
+  /** What was not measured, and why. */
+  readonly skipped: readonly Skipped[]
 }
 
 export function jsonLine(report: JsonReport): string {
   return JSON.stringify(report)
 }
 
-/** The readable report: environment, tables, ratios with their spread, notes. */
+/** The readable report: environment, tables, ratios with their spread, notes, what is missing. */
 export function textReport(
   name: string,
   question: string,
@@ -40,6 +42,7 @@ export function textReport(
     ...[...findings.tables, ratioTable].flatMap((table) => ['', ...tableLines(table)]),
     '',
     ...findings.notes.map((note) => `- ${note}`),
+    ...(findings.skipped ?? []).map(({ what, reason }) => `- Left out: ${what} (${reason}).`),
   ].join('\n')
 }
 

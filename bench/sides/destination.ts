@@ -1,6 +1,7 @@
 // The destination side of a comparison: a process that makes empty guest RAM, listens, receives one
 // migration, and reports. Every call of the library on this side is in this file.
 import { GuestMemory, MigrationDestination } from '../../src/index.ts'
+import { readNetworkSettings } from '../environment.ts'
 import { BLOCK_NAME, checksum, prefault, residentBytes } from './guest.ts'
 import { nextLine, readOptions, say } from './lines.ts'
 import { hugePageBytes, MemoryWatch, Meter, settle } from './meter.ts'
@@ -18,13 +19,19 @@ if (guest.kind === 'anonymous') prefault(memory)
 await settle()
 
 const watch = options.watchMemory ? new MemoryWatch() : undefined
-const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
+const destination = await MigrationDestination.listen(`tcp:${options.address}:0`, {
   memory,
   devices: [],
   memoryIsZero: guest.kind === 'anonymous',
+  allowPlaintext: options.allowPlaintext,
 })
 const meter = new Meter()
-say({ event: 'ready', uri: destination.uri, hugePageBytes: hugePageBytes() })
+say({
+  event: 'ready',
+  uri: destination.uri,
+  hugePageBytes: hugePageBytes(),
+  network: readNetworkSettings(),
+})
 await destination.completed
 const measured = meter.read()
 say({

@@ -2,7 +2,7 @@
 // JSON lines on stdout, and the parent's lines come on stdin. When the parent is gone, so is the
 // side.
 import { createInterface } from 'node:readline'
-import type { SideDone, SideOptions, SideReady } from './side-options.ts'
+import type { SideDone, SideOptions, SideReady, SourceDone } from './side-options.ts'
 
 export function readOptions(): SideOptions {
   const order = process.argv[2]
@@ -10,7 +10,7 @@ export function readOptions(): SideOptions {
   return JSON.parse(order) as SideOptions
 }
 
-export function say(line: SideReady | SideDone): void {
+export function say(line: SideReady | SideDone | SourceDone): void {
   process.stdout.write(`${JSON.stringify(line)}\n`)
 }
 

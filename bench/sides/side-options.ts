@@ -1,6 +1,7 @@
 // What a comparison tells one side of a migration, and what the side answers: JSON, because each
 // side is a process of its own. Both ends of every JSON line import their types from here.
-import type { MigrationSourceOptions } from '../../src/index.ts'
+import type { FlushThresholds, MigrationResult, MigrationSourceOptions } from '../../src/index.ts'
+import type { NetworkSettings } from '../environment.ts'
 
 /** How the guest's RAM is made. */
 export interface GuestPlan {
@@ -14,16 +15,26 @@ export interface GuestPlan {
   readonly runs: { readonly count: number; readonly runBytes: number }
 }
 
-/** One side's whole order, the only argument of its process. */
-export interface SideOptions {
+/** What a comparison asks of a migration; the same for both sides. */
+export interface MigrationOrder {
   readonly guest: GuestPlan
   readonly channels: number
   readonly engine: NonNullable<MigrationSourceOptions['engine']>
   readonly zeroCopy: NonNullable<MigrationSourceOptions['zeroCopy']>
+  /** The same fixed marks for every channel, with zero-copy `on` only. */
+  readonly flushThresholds?: FlushThresholds
   /** Hash the RAM after the clock has stopped. */
   readonly checksum: boolean
   /** Watch the transport's own memory while it runs (costs a little of the JS thread's time). */
   readonly watchMemory: boolean
+}
+
+/** One side's whole order, the only argument of its process. */
+export interface SideOptions extends MigrationOrder {
+  /** IPv4, where the destination listens. */
+  readonly address: string
+  /** The address is not this machine's loopback: nothing is encrypted, and that is meant. */
+  readonly allowPlaintext: boolean
 }
 
 /** First line of a side: guest memory is there, and at the destination the listener too. */
@@ -31,6 +42,8 @@ export interface SideReady {
   readonly event: 'ready'
   /** Bytes of the side's anonymous memory that the kernel backs with huge pages. */
   readonly hugePageBytes: number
+  /** Of the network namespace the side runs in. */
+  readonly network: NetworkSettings
   /** Destination only: where the source connects to. */
   readonly uri?: string
 }
@@ -50,6 +63,10 @@ export interface SideDone {
   readonly transportBytes: number
   /** SHA-1 of the populated RAM, hex; empty unless asked for. */
   readonly checksum: string
-  /** Source only: the migration's own account. */
-  readonly migration?: unknown
+}
+
+/** Last line of the source. */
+export interface SourceDone extends SideDone {
+  /** The migration's own account. */
+  readonly migration: MigrationResult
 }

@@ -1,6 +1,7 @@
 // The source side of a comparison: a process that makes guest RAM, waits for the destination's URI,
 // migrates once, and reports. Every call of the library on this side is in this file.
 import { GuestMemory, MigrationSource } from '../../src/index.ts'
+import { readNetworkSettings } from '../environment.ts'
 import { BLOCK_NAME, checksum, populate, residentBytes } from './guest.ts'
 import { nextLine, readOptions, say } from './lines.ts'
 import { hugePageBytes, MemoryWatch, Meter, settle } from './meter.ts'
@@ -14,7 +15,7 @@ const memory =
     : GuestMemory.allocate(BLOCK_NAME, guest.sizeBytes, { hugePages: guest.hugePages })
 populate(memory, guest)
 await settle()
-say({ event: 'ready', hugePageBytes: hugePageBytes() })
+say({ event: 'ready', hugePageBytes: hugePageBytes(), network: readNetworkSettings() })
 const uri = await line
 
 const watch = options.watchMemory ? new MemoryWatch() : undefined
@@ -22,10 +23,13 @@ const source = new MigrationSource({
   memory,
   dirty: 'auto',
   devices: [],
-  vmm: { stop: async () => {}, resume: async () => {} },
+  // This guest never drops a page: with that promise the library may register its memory.
+  vmm: { stop: async () => {}, resume: async () => {}, discards: false },
   multifdChannels: options.channels,
   engine: options.engine,
   zeroCopy: options.zeroCopy,
+  ...(options.flushThresholds && { flushThresholds: options.flushThresholds }),
+  allowPlaintext: options.allowPlaintext,
   maxBandwidthBytesPerSecond: 0,
 })
 const meter = new Meter()

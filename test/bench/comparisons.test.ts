@@ -4,12 +4,16 @@ import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
+import { Rig } from '../../bench/rig.ts'
 
 const MIB = 2 ** 20
 // The compiled tree; BENCH_DIST names another one.
 const DIST = process.env.BENCH_DIST ?? join(import.meta.dirname, '../../dist')
 const MAIN = join(DIST, 'bench/main.js')
+/** Many processes, one after the other, on a machine that may be busy. */
+const TIMEOUT_MS = 180_000
+vi.setConfig({ testTimeout: TIMEOUT_MS })
 
 interface Ended {
   code: number
@@ -18,10 +22,14 @@ interface Ended {
 }
 
 async function bench(...args: string[]): Promise<Ended> {
+  return benchWithin(process.env, ...args)
+}
+
+async function benchWithin(env: NodeJS.ProcessEnv, ...args: string[]): Promise<Ended> {
   if (!existsSync(MAIN)) throw new Error(`${MAIN} is missing: run "npm run build:ts" first`)
   try {
     // Ended before the test is: then its last words are in the failure.
-    const options = { timeout: 50_000 }
+    const options = { timeout: TIMEOUT_MS - 10_000, maxBuffer: 64 * MIB, env }
     const ended = await promisify(execFile)(process.execPath, [MAIN, ...args], options)
     return { code: 0, ...ended }
   } catch (error) {
@@ -30,12 +38,17 @@ async function bench(...args: string[]): Promise<Ended> {
   }
 }
 
-async function report(...args: string[]) {
-  const ended = await bench(...args, '--json')
+function report(...args: string[]) {
+  return reportWithin(process.env, ...args)
+}
+
+async function reportWithin(env: NodeJS.ProcessEnv, ...args: string[]) {
+  const ended = await benchWithin(env, ...args, '--json')
   expect(ended.stderr).toMatch(/warm-up/)
   expect(ended).toMatchObject({ code: 0 })
   const last = JSON.parse(ended.stdout.trim().split('\n').at(-1) ?? '')
-  expect(Object.keys(last)).toEqual(['comparison', 'environment', 'results', 'ratios'])
+  const parts = ['comparison', 'environment', 'results', 'ratios', 'skipped']
+  expect(Object.keys(last)).toEqual(parts)
   expect(last.comparison).toBe(args[0])
   return last
 }
@@ -74,6 +87,69 @@ describe('comparisons', () => {
   })
 })
 
+// What the rig halves of these comparisons need is asked for once; they say themselves why not.
+const noRig = await Rig.unavailable()
+// A machine without any program beside Node, whoever runs this: no rig, and no failure in CI.
+const WITHOUT_PROGRAMS = { ...process.env, PATH: '', CI: '' }
+
+describe('zero-copy and engines', () => {
+  test('zerocopy compares auto with off on loopback', async () => {
+    const found = await reportWithin(WITHOUT_PROGRAMS, 'zerocopy', '--smoke')
+    const { results, ratios, skipped } = found
+    for (const name of ['autoVsOffLo', 'autoVsOffLoSendmsg', 'autoVsOffLoIoUring']) {
+      expectRatio(ratios[name], 1)
+    }
+    for (const { source } of [...results.lo.sendmsgAuto, ...results.lo.sendmsgOff]) {
+      expect(source.migration).toMatchObject({ engine: 'sendmsg', normalPages: 16384 })
+    }
+    expect(skipped).toEqual([{ what: 'rig', reason: expect.stringContaining('the veth rig') }])
+    expect(ratios).not.toHaveProperty('autoVsOffRig')
+  })
+
+  test.skipIf(noRig !== undefined)('zerocopy compares auto with off over the rig', async () => {
+    const { results, ratios, skipped } = await report('zerocopy', '--smoke', '--path', 'rig')
+    for (const name of ['autoVsOffRig', 'autoVsOffRigSenderCpu', 'zeroCopyShareRig']) {
+      expectRatio(ratios[name], 1)
+    }
+    expect(skipped).toEqual([{ what: 'lo', reason: 'not asked for: --path rig' }])
+    const [forced] = results.rig.on
+    for (const { zeroCopyBytes, copiedBytes } of forced.source.migration.channels) {
+      expect(zeroCopyBytes).toBeGreaterThan(16 * MIB)
+      expect(copiedBytes).toBe(0)
+    }
+  })
+
+  test('engines compares the default choice with every combination', async () => {
+    const { results, ratios, skipped } = await report('engines', '--smoke')
+    expectRatio(ratios.autoVsBest, 1)
+    for (const other of ['SendmsgOff', 'SendmsgOn', 'IoUringOff', 'IoUringOn']) {
+      expectRatio(ratios[`autoVs${other}Lo`], 1)
+      if (noRig === undefined) expectRatio(ratios[`autoVs${other}RigSenderCpu`], 1)
+    }
+    expect(results.lo.chosen).toMatch(/^(sendmsg|io-uring) /)
+    expect(results.lo.chosenBecause).toMatch(/\w/)
+    expect(skipped).toEqual(noRig === undefined ? [] : [{ what: 'rig', reason: noRig }])
+  })
+
+  test('flush compares marks with a slow receiver, and over slow links', async () => {
+    const { results, ratios, skipped } = await report('flush', '--smoke')
+    expectRatio(ratios.adaptiveVsBestThroughput, 1)
+    const scenarios =
+      noRig === undefined ? ['slowReceiver', 'link1Gbit', 'link5Gbit'] : ['slowReceiver']
+    for (const scenario of scenarios) {
+      const { pinned, fixed1MiB } = results[scenario]
+      expect(Object.keys(pinned)).toHaveLength(6)
+      // Two channels, each held to its mark.
+      expect(pinned.fixed1MiB.largestBytes).toBeGreaterThan(0)
+      expect(pinned.fixed1MiB.largestBytes).toBeLessThanOrEqual(2 * MIB)
+      expect(fixed1MiB).toHaveLength(1)
+    }
+    const [slow] = results.slowReceiver.adaptive
+    expect(slow.destinationRunningShare).toBeLessThan(1)
+    expect(skipped).toHaveLength(noRig === undefined ? 0 : 1)
+  })
+})
+
 describe('refusals', () => {
   test.each([
     [['fastest'], /unknown comparison 'fastest'\nComparisons: ceiling, sparse/],
@@ -81,6 +157,15 @@ describe('refusals', () => {
     [['ceiling', '--speed', '3'], /unknown option '--speed'\nOptions of ceiling: .*--memory/],
     [['sparse', '--memory', '4G'], /unknown option '--memory'\nOptions of sparse: .*--populated/],
     [['ceiling', '--memory', '3'], /'--memory <size>' argument '3' is invalid.*4096/],
+    [
+      ['zerocopy', '--memory', '8GiB'],
+      /'--memory <size>' argument '8GiB' is invalid.*at most 4 GiB/,
+    ],
+    [['engines', '--path', 'wire'], /'--path <name>' argument 'wire' is invalid.*lo, rig/],
+    [
+      ['flush', '--engine', 'auto'],
+      /'--engine <name>' argument 'auto' is invalid.*sendmsg, io-uring/,
+    ],
     [['ceiling', '--memory', '8GiB'], /--memory is 8 GiB, expected at most 4 GiB/],
     [['sparse', '--populated', '3MiB'], /--populated is 3 MiB, expected a multiple of 2 MiB/],
   ])('%j', async (args, sentence) => {

@@ -1,14 +1,15 @@
 // Ctrl-C in the middle of a comparison.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 
 const DIST = process.env.BENCH_DIST ?? join(import.meta.dirname, '../../dist')
 
-test('Ctrl-C ends the comparison and the children it started', async () => {
-  const args = [join(DIST, 'bench/main.js'), 'ceiling', '--memory', '64MiB', '--pairs', '1000']
+// The children of flush are stopped at times, and run in namespaces of their own where it may.
+test.each(['ceiling', 'flush'])('Ctrl-C ends %s and what it started', async (name) => {
+  const args = [join(DIST, 'bench/main.js'), name, '--memory', '64MiB', '--pairs', '1000']
   const bench = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] })
   try {
     const ended = once(bench, 'close')
@@ -19,6 +20,8 @@ test('Ctrl-C ends the comparison and the children it started', async () => {
     for (const pid of children.trim().split(/\s+/).filter(Boolean)) {
       expect(existsSync(`/proc/${pid}`), `child ${pid} is gone`).toBe(false)
     }
+    const namespaces = existsSync('/run/netns') ? readdirSync('/run/netns') : []
+    expect(namespaces.filter((space) => space.startsWith(`multifd-${bench.pid}-`))).toEqual([])
   } finally {
     bench.kill('SIGKILL')
   }

@@ -12,11 +12,13 @@ test('the environment names what moves a figure', () => {
   for (const value of Object.values(environment)) expect(value).not.toBe('')
 })
 
-test('the JSON report is one line with the four parts', () => {
-  const line = jsonLine({ comparison: 'a', environment, results: { turns: 3 }, ratios })
+test('the JSON report is one line with its five parts', () => {
+  const skipped = [{ what: 'rig', reason: 'not root' }]
+  const line = jsonLine({ comparison: 'a', environment, results: { turns: 3 }, ratios, skipped })
   expect(line).not.toContain('\n')
-  expect(Object.keys(JSON.parse(line))).toEqual(['comparison', 'environment', 'results', 'ratios'])
-  expect(JSON.parse(line).ratios).toEqual(ratios)
+  const parts = ['comparison', 'environment', 'results', 'ratios', 'skipped']
+  expect(Object.keys(JSON.parse(line))).toEqual(parts)
+  expect(JSON.parse(line)).toMatchObject({ ratios, skipped })
 })
 
 test('the readable report shows the spread of every ratio', () => {
@@ -25,6 +27,13 @@ test('the readable report shows the spread of every ratio', () => {
   expect(text).toContain('a: is it fast?')
   expect(text).toMatch(/aVsB\s+0\.900\s+0\.850\s+1\.100\s+3/)
   expect(text).toContain('- measured at home')
+})
+
+test('the readable report names what was left out, and why', () => {
+  const skipped = [{ what: 'rig', reason: 'the veth rig needs root' }]
+  const findings = { results: {}, ratios, tables: [], notes: [], skipped }
+  const text = textReport('a', 'is it fast?', environment, findings)
+  expect(text).toContain('- Left out: rig (the veth rig needs root).')
 })
 
 test('a table keeps its columns aligned', () => {
