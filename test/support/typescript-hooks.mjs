@@ -23,9 +23,18 @@ async function compile(text, kept) {
       verbatimModuleSyntax: true,
     },
   })
-  await mkdir(cache, { recursive: true })
-  const attempt = new URL(`${kept.href}.${process.pid}`)
-  await writeFile(attempt, outputText)
-  await rename(attempt, kept)
+  await keep(outputText, kept)
   return outputText
+}
+
+// A program that runs as another user may be unable to, and can do without.
+async function keep(outputText, kept) {
+  const attempt = new URL(`${kept.href}.${process.pid}`)
+  try {
+    await mkdir(cache, { recursive: true })
+    await writeFile(attempt, outputText)
+    await rename(attempt, kept)
+  } catch (error) {
+    if (error.code !== 'EACCES') throw error
+  }
 }
