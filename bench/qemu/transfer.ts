@@ -1,0 +1,184 @@
+// What QEMU needs for moving RAM from one QEMU to another: time by its own report, CPU time of both
+// by the kernel's account. The guest is paused and its RAM incompressible, so that the transport is
+// all there is to measure. The parts are exported for comparisons with something else at one end.
+import { randomFillSync } from 'node:crypto'
+import { open } from 'node:fs/promises'
+import { QemuGuest } from './guest.ts'
+
+/** Bytes written or compared at a time. */
+const PIECE_BYTES = 16 << 20
+/** A transfer that takes longer is given up, milliseconds. */
+const TRANSFER_LIMIT_MS = 300_000
+
+export interface TransferOptions {
+  /** A multiple of 16 MiB; above 2816 MiB too: the RAM block is one piece all the same. */
+  readonly memoryBytes: number
+  readonly channels: number
+  /**
+   * What holds the RAM on both sides: 'ram' (the default), private memory with huge pages where
+   * the system gives them, as QEMU has it by itself; or 'memfd', shared memory.
+   */
+  readonly backend?: 'ram' | 'memfd'
+  readonly machine?: string
+}
+
+export interface TransferFigures {
+  /** QEMU's own total time, with return path: until the destination said it has all. */
+  readonly seconds: number
+  readonly bytesPerSecond: number
+  /** What QEMU says it sent. */
+  readonly transferredBytes: number
+  readonly setupSeconds: number
+  readonly downtimeSeconds: number
+  /** From the migrate command to "completed". */
+  readonly sourceCpuSeconds: number
+}
+
+export interface PairFigures extends TransferFigures {
+  readonly qemu: string
+  readonly destinationCpuSeconds: number
+  /** Of both, per 10^9 bytes of RAM. */
+  readonly cpuSecondsPerGigabyte: number
+}
+
+/** One migration from QEMU to QEMU; both are started for it and gone afterwards. */
+export async function qemuToQemu(
+  options: TransferOptions & { readonly signal?: AbortSignal },
+): Promise<PairFigures> {
+  const { memoryBytes, signal } = options
+  await using source = await startFilledSource(options)
+  await using destination = await startDestination(options)
+  const stop = () => {
+    void source.kill()
+    void destination.kill()
+  }
+  signal?.addEventListener('abort', stop, { once: true })
+  try {
+    signal?.throwIfAborted()
+    const uri = await destination.incoming()
+    const cpuBefore = destination.cpuSeconds()
+    const figures = await measureMigration(source, uri)
+    await destination.waitFor('completed')
+    const destinationCpuSeconds = destination.cpuSeconds() - cpuBefore
+    const cpuSeconds = figures.sourceCpuSeconds + destinationCpuSeconds
+    return {
+      ...figures,
+      qemu: source.version,
+      destinationCpuSeconds,
+      cpuSecondsPerGigabyte: cpuSeconds / (memoryBytes / 1e9),
+    }
+  } catch (error) {
+    signal?.throwIfAborted()
+    throw error
+  } finally {
+    signal?.removeEventListener('abort', stop)
+  }
+}
+
+/** A QEMU whose paused guest's RAM is resident and random, ready to migrate. */
+export async function startFilledSource(options: TransferOptions): Promise<QemuGuest> {
+  const source = await startPreallocated('source', options, { paused: true })
+  try {
+    await fillRam(source)
+    await source.enableMultifd({ channels: options.channels })
+    return source
+  } catch (error) {
+    await source.kill()
+    throw error
+  }
+}
+
+/** A QEMU with resident RAM that waits for `incoming()`; its guest stays paused. */
+export async function startDestination(options: TransferOptions): Promise<QemuGuest> {
+  const destination = await startPreallocated('destination', options, { incoming: true })
+  try {
+    await destination.enableMultifd({ channels: options.channels })
+    return destination
+  } catch (error) {
+    await destination.kill()
+    throw error
+  }
+}
+
+/** Migrates there and reads the figures. */
+export async function measureMigration(source: QemuGuest, uri: string): Promise<TransferFigures> {
+  const cpuBefore = source.cpuSeconds()
+  await source.migrate(uri)
+  const report = await source.waitFor('completed', { timeLimitMs: TRANSFER_LIMIT_MS })
+  const sourceCpuSeconds = source.cpuSeconds() - cpuBefore
+  const seconds = (report['total-time'] ?? Number.NaN) / 1e3
+  return {
+    seconds,
+    bytesPerSecond: source.memoryBytes / seconds,
+    transferredBytes: report.ram?.transferred ?? Number.NaN,
+    setupSeconds: (report['setup-time'] ?? Number.NaN) / 1e3,
+    downtimeSeconds: (report.downtime ?? Number.NaN) / 1e3,
+    sourceCpuSeconds,
+  }
+}
+
+/** Fills all RAM of a paused guest with random bytes, through /proc: QMP has no such command. */
+export async function fillRam(guest: QemuGuest): Promise<void> {
+  const piece = randomFillSync(Buffer.alloc(PIECE_BYTES))
+  await eachPiece(guest, 'r+', async (memory, address, piecesBefore) => {
+    piece.writeUInt32LE(piecesBefore) // else a displaced piece would not be noticed
+    await memory.write(piece, 0, PIECE_BYTES, address)
+  })
+}
+
+/** Whether the RAM of both, which must be stopped, is the same byte by byte. */
+export async function sameRam(a: QemuGuest, b: QemuGuest): Promise<boolean> {
+  if (a.memoryBytes !== b.memoryBytes) return false
+  const ofA = Buffer.alloc(PIECE_BYTES)
+  const ofB = Buffer.alloc(PIECE_BYTES)
+  const offset = (await b.ramHostAddress()) - (await a.ramHostAddress())
+  const other = await open(`/proc/${b.pid}/mem`, 'r')
+  let same = true
+  try {
+    await eachPiece(a, 'r', async (memory, address) => {
+      if (!same) return
+      await memory.read(ofA, 0, PIECE_BYTES, address)
+      await other.read(ofB, 0, PIECE_BYTES, address + offset)
+      same = ofA.equals(ofB)
+    })
+  } finally {
+    await other.close()
+  }
+  return same
+}
+
+type Memory = Awaited<ReturnType<typeof open>>
+
+async function eachPiece(
+  guest: QemuGuest,
+  flags: 'r' | 'r+',
+  visit: (memory: Memory, address: number, piecesBefore: number) => Promise<void>,
+): Promise<void> {
+  const start = await guest.ramHostAddress()
+  const memory = await open(`/proc/${guest.pid}/mem`, flags)
+  try {
+    for (let at = 0; at < guest.memoryBytes; at += PIECE_BYTES) {
+      await visit(memory, start + at, at / PIECE_BYTES)
+    }
+  } finally {
+    await memory.close()
+  }
+}
+
+function startPreallocated(
+  name: string,
+  { memoryBytes, backend = 'ram', machine }: TransferOptions,
+  role: { paused?: boolean; incoming?: boolean },
+): Promise<QemuGuest> {
+  if (!(memoryBytes > 0 && memoryBytes % PIECE_BYTES === 0)) {
+    throw new RangeError(`${memoryBytes} bytes of RAM, expected a multiple of ${PIECE_BYTES}`)
+  }
+  return QemuGuest.start({
+    name,
+    ...role,
+    ram: backend,
+    preallocated: true,
+    memoryMiB: memoryBytes / 2 ** 20,
+    ...(machine === undefined ? {} : { machine }),
+  })
+}
