@@ -2,21 +2,16 @@
 // sent: zero-copy has nothing to gain and steps aside, unless it is insisted on.
 
 import { describe, expect, it } from 'vitest'
-import { freshUser } from '../support/restricted.ts'
-import { MIB, migrateUnderLimits, total } from './limited-migration.ts'
+import { migrateUnderLimits, total } from './limited-migration.ts'
 
 describe.each(['EPERM', 'ENOSYS'] as const)('where a filter answers %s to userfaultfd', (error) => {
-  const limits = () => ({
-    memlockBytes: 8 * MIB,
-    user: freshUser(),
-    deny: [{ calls: 'userfaultfd', error }] as const,
-  })
+  const limits = { deny: [{ calls: 'userfaultfd', error }] } as const
 
   it.for(['auto', 'sendmsg', 'io-uring'] as const)(
     "the engine '%s' sends copies, and says why",
     async (engine, context) => {
       const options = { engine, zeroCopy: 'auto', dirty: 'auto' } as const
-      const result = await migrateUnderLimits(context, { limits: limits(), options })
+      const result = await migrateUnderLimits(context, { limits, options })
       expect(result.dirtyTracker).toBe('hash')
       expect(result.dirtyTrackerReason).toMatch(/userfaultfd/)
       expect(total(result, 'zeroCopyTriedBytes')).toBe(0)
@@ -29,7 +24,7 @@ describe.each(['EPERM', 'ENOSYS'] as const)('where a filter answers %s to userfa
 
   it("zeroCopy 'on' is refused with the reason", async (context) => {
     const options = { zeroCopy: 'on', dirty: 'auto' } as const
-    const migration = migrateUnderLimits(context, { limits: limits(), options })
+    const migration = migrateUnderLimits(context, { limits, options })
     await expect(migration).rejects.toThrow(/ERR_MULTIFD_UNSUPPORTED: .*hash tracker/)
   })
 })
