@@ -44,7 +44,11 @@ Result<std::shared_ptr<Mapping>> map_block(const Napi::Object& block) {
   const auto size = static_cast<size_t>(get_uint64(block, "sizeBytes"));
   if (kind == "anonymous") return Mapping::allocate(size, get_bool(block, "hugePages"));
   if (kind == "memfd") return Mapping::open_memfd(get_string(block, "idstr"), size);
-  if (kind == "file") return Mapping::open_file(get_string(block, "path"), size);
+  if (kind == "file") {
+    const std::string path = get_string(block, "path");
+    return get_bool(block, "readOnly") ? Mapping::open_file_read_only(path, size)
+                                       : Mapping::open_file(path, size);
+  }
   const Napi::Value buffer = block.Get("buffer");
   if (!buffer.IsArrayBuffer()) {
     return Error::make(ErrorCode::kUnsupported, "the block has no memory of a known kind");
@@ -147,6 +151,7 @@ Napi::Value GuestMemoryWrap::view(const Napi::CallbackInfo& info) {
   const auto index = static_cast<size_t>(to_uint64(info[0]));
   if (!state_ || index >= state_->blocks().size()) return info.Env().Null();
   const RamBlock& block = state_->blocks()[index];
+  if (block.mapping->read_only()) return info.Env().Null();  // a write would end the program
   auto* const keep = new std::shared_ptr<Mapping>(block.mapping);
   return Napi::ArrayBuffer::New(
       info.Env(), block.host(), block.used_length,

@@ -37,7 +37,8 @@ Result<void> check_size(size_t size_bytes) {
 }
 
 // Reserves more than asked and trims, so that the base lies on a huge page's boundary.
-Result<uint8_t*> map_aligned(size_t size_bytes, int flags, int fd) {
+Result<uint8_t*> map_aligned(size_t size_bytes, int flags, int fd,
+                             int protection = PROT_READ | PROT_WRITE) {
   const size_t padded = size_bytes + kHugePageSize;
   void* const reserved =
       mmap(nullptr, padded, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -49,7 +50,7 @@ Result<uint8_t*> map_aligned(size_t size_bytes, int flags, int fd) {
   const size_t head = (kHugePageSize - address % kHugePageSize) % kHugePageSize;
   uint8_t* const base = start + head;
   void* const mapped =
-      mmap(base, size_bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_NORESERVE, fd, 0);
+      mmap(base, size_bytes, protection, flags | MAP_FIXED | MAP_NORESERVE, fd, 0);
   if (mapped == MAP_FAILED) {
     const Error error = Error::from_errno("mmap", "cannot map %zu bytes of memory", size_bytes);
     munmap(reserved, padded);
@@ -61,15 +62,32 @@ Result<uint8_t*> map_aligned(size_t size_bytes, int flags, int fd) {
   return base;
 }
 
+Result<UniqueFd> open_regular(const std::string& path, int flags, off_t& length) {
+  // NONBLOCK: opening somebody's named pipe must give the error below, not wait for a reader.
+  UniqueFd fd(open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK, 0600), Resource::kBackingFd);
+  if (!fd) return Error::from_errno("open", "cannot open memory file \"%s\"", path.c_str());
+  struct stat status;
+  if (fstat(fd.get(), &status) != 0) {
+    return Error::from_errno("fstat", "cannot ask for the size of \"%s\"", path.c_str());
+  }
+  if (!S_ISREG(status.st_mode)) {
+    return Error::make(ErrorCode::kUnsupported,
+                       "\"%s\" is not a regular file; guest memory needs one", path.c_str());
+  }
+  length = status.st_size;
+  return fd;
+}
+
 }  // namespace
 
 Mapping::Mapping(MappingKind kind, uint8_t* base, size_t size_bytes, UniqueFd fd,
-                 std::optional<Pagemap> pagemap)
+                 std::optional<Pagemap> pagemap, bool read_only)
     : kind_(kind),
       base_(base),
       size_bytes_(size_bytes),
       fd_(std::move(fd)),
       pagemap_(std::move(pagemap)),
+      read_only_(read_only),
       entry_(Resource::kMapping) {}
 
 Mapping::~Mapping() {
@@ -89,11 +107,12 @@ Result<std::shared_ptr<Mapping>> Mapping::allocate(size_t size_bytes, bool huge_
 }
 
 Result<std::shared_ptr<Mapping>> Mapping::map_shared(MappingKind kind, UniqueFd fd,
-                                                     size_t size_bytes) {
-  const Result<uint8_t*> base = map_aligned(size_bytes, MAP_SHARED, fd.get());
+                                                     size_t size_bytes, bool read_only) {
+  const int protection = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+  const Result<uint8_t*> base = map_aligned(size_bytes, MAP_SHARED, fd.get(), protection);
   if (!base) return base.error();
   return std::shared_ptr<Mapping>(
-      new Mapping(kind, *base, size_bytes, std::move(fd), std::nullopt));
+      new Mapping(kind, *base, size_bytes, std::move(fd), std::nullopt, read_only));
 }
 
 Result<std::shared_ptr<Mapping>> Mapping::open_memfd(const std::string& name,
@@ -110,24 +129,29 @@ Result<std::shared_ptr<Mapping>> Mapping::open_memfd(const std::string& name,
 
 Result<std::shared_ptr<Mapping>> Mapping::open_file(const std::string& path, size_t size_bytes) {
   if (const Result<void> size = check_size(size_bytes); !size) return size.error();
-  // NONBLOCK: opening somebody's named pipe must give the error below, not wait for a reader.
-  UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0600),
-              Resource::kBackingFd);
-  if (!fd) return Error::from_errno("open", "cannot open memory file \"%s\"", path.c_str());
-  struct stat status;
-  if (fstat(fd.get(), &status) != 0) {
-    return Error::from_errno("fstat", "cannot ask for the size of \"%s\"", path.c_str());
-  }
-  if (!S_ISREG(status.st_mode)) {
-    return Error::make(ErrorCode::kUnsupported,
-                       "\"%s\" is not a regular file; guest memory needs one", path.c_str());
-  }
-  if (status.st_size < static_cast<off_t>(size_bytes) &&
-      ftruncate(fd.get(), static_cast<off_t>(size_bytes)) != 0) {
+  off_t length = 0;
+  auto fd = open_regular(path, O_RDWR | O_CREAT, length);
+  if (!fd) return fd.error();
+  if (length < static_cast<off_t>(size_bytes) &&
+      ftruncate(fd->get(), static_cast<off_t>(size_bytes)) != 0) {
     return Error::from_errno("ftruncate", "cannot extend \"%s\" to %zu bytes", path.c_str(),
                              size_bytes);
   }
-  return map_shared(MappingKind::kFile, std::move(fd), size_bytes);
+  return map_shared(MappingKind::kFile, std::move(*fd), size_bytes);
+}
+
+Result<std::shared_ptr<Mapping>> Mapping::open_file_read_only(const std::string& path,
+                                                              size_t size_bytes) {
+  if (const Result<void> size = check_size(size_bytes); !size) return size.error();
+  off_t length = 0;
+  auto fd = open_regular(path, O_RDONLY, length);
+  if (!fd) return fd.error();
+  // Beyond its end a mapped file cannot be read: the first look there would end the process.
+  if (length < static_cast<off_t>(size_bytes)) {
+    return Error::make(ErrorCode::kLimit, "\"%s\" has %lld bytes, expected at least %zu",
+                       path.c_str(), static_cast<long long>(length), size_bytes);
+  }
+  return map_shared(MappingKind::kFile, std::move(*fd), size_bytes, true);
 }
 
 Result<std::shared_ptr<Mapping>> Mapping::external(void* base, size_t size_bytes) {
@@ -193,6 +217,9 @@ Result<PageRange> Mapping::next_data(PageRange asked) const {
 Result<void> Mapping::discard(PageRange range) {
   if (const Result<void> inside = check_range(range); !inside) return inside;
   if (range.count == 0) return {};
+  if (read_only_) {
+    return Error::make(ErrorCode::kState, "the memory is a file that was opened read-only");
+  }
   const size_t offset = range.first * kPageSize;
   const size_t size = range.count * kPageSize;
   if (kind_ == MappingKind::kExternal || kind_ == MappingKind::kAnonymous) {

@@ -32,6 +32,10 @@ class Mapping {
   static Result<std::shared_ptr<Mapping>> open_memfd(const std::string& name, size_t size_bytes);
   // Opens or creates `path` and extends it (sparsely) to size_bytes; never shrinks it.
   static Result<std::shared_ptr<Mapping>> open_file(const std::string& path, size_t size_bytes);
+  // Opens a file that must be there and at least as long: nothing writes to it, not even by
+  // mistake. Memory that is only sent, for instance a stored snapshot's.
+  static Result<std::shared_ptr<Mapping>> open_file_read_only(const std::string& path,
+                                                              size_t size_bytes);
   // The caller keeps the memory mapped for as long as this object lives (see GuestMemory::revoke).
   static Result<std::shared_ptr<Mapping>> external(void* base, size_t size_bytes);
   ~Mapping();
@@ -42,6 +46,8 @@ class Mapping {
   [[nodiscard]] size_t size_bytes() const { return size_bytes_; }
   [[nodiscard]] MappingKind kind() const { return kind_; }
   [[nodiscard]] int fd() const { return fd_.get(); }
+  // A write through base() ends the process.
+  [[nodiscard]] bool read_only() const { return read_only_; }
   // Reading a hole through the mapping would allocate it (memfd, file), or not (anonymous).
   [[nodiscard]] bool reads_allocate() const {
     return kind_ == MappingKind::kMemfd || kind_ == MappingKind::kFile;
@@ -59,9 +65,9 @@ class Mapping {
 
  private:
   Mapping(MappingKind kind, uint8_t* base, size_t size_bytes, UniqueFd fd,
-          std::optional<Pagemap> pagemap);
+          std::optional<Pagemap> pagemap, bool read_only = false);
   static Result<std::shared_ptr<Mapping>> map_shared(MappingKind kind, UniqueFd fd,
-                                                     size_t size_bytes);
+                                                     size_t size_bytes, bool read_only = false);
   Result<void> check_range(PageRange range) const;
   Result<void> write_zeros(PageRange range) const;
   // Immutable after construction.
@@ -70,6 +76,7 @@ class Mapping {
   const size_t size_bytes_;
   const UniqueFd fd_;
   const std::optional<Pagemap> pagemap_;  // private anonymous kinds only
+  const bool read_only_;
   CensusEntry entry_;
 };
 

@@ -30,8 +30,11 @@ export type RamBlockOptions =
   | { idstr: string; sizeBytes: number; hugePages?: boolean }
   /** A sparse memfd of our own. */
   | { idstr: string; memfd: true; sizeBytes: number }
-  /** A file, mapped shared; created, and extended sparsely, where needed. */
-  | { idstr: string; path: string; sizeBytes: number }
+  /**
+   * A file, mapped shared; created, and extended sparsely, where needed. With `readOnly` it must be
+   * there, and nothing can write to it: memory that is only sent.
+   */
+  | { idstr: string; path: string; sizeBytes: number; readOnly?: boolean }
 
 /** A RAM block as both sides name it. */
 export interface RamBlock {
@@ -41,7 +44,12 @@ export interface RamBlock {
 }
 
 /** What each kind of block takes besides its name and size; the first is what tells the kind. */
-const BLOCK_KINDS = [['wasmMemory', 'offsetBytes'], ['memfd'], ['path'], ['hugePages']] as const
+const BLOCK_KINDS = [
+  ['wasmMemory', 'offsetBytes'],
+  ['memfd'],
+  ['path', 'readOnly'],
+  ['hugePages'],
+] as const
 
 /**
  * The memory of a guest. Lives until `close()`; a migration that still uses it then is ended first.
@@ -141,7 +149,7 @@ export class GuestMemory implements AsyncDisposable {
   /**
    * The bytes of one block, over the mapping itself. Detached by `close()`.
    * @throws RangeError for a block this memory does not have, or one larger than a view of this
-   * Node can be (4 GiB in Node 20).
+   * Node can be (4 GiB in Node 20); MultifdError ERR_MULTIFD_UNSUPPORTED for a read-only one.
    */
   view(idstr: string): Uint8Array<ArrayBuffer> {
     const index = this.blockIndex(idstr)
@@ -155,7 +163,12 @@ export class GuestMemory implements AsyncDisposable {
         )
       }
       const buffer = this.native.view(index)
-      if (buffer === null) throw closed()
+      if (buffer === null) {
+        throw new MultifdError(
+          'ERR_MULTIFD_UNSUPPORTED',
+          `RAM block "${idstr}" is a read-only file, and every view can be written to: read the file`,
+        )
+      }
       view = new Uint8Array(buffer)
       this.#views.set(index, view)
     }
@@ -270,7 +283,8 @@ function toNativeBlock(block: RamBlockOptions): NativeBlock {
   if ('path' in block) {
     const path = requireString('path', block.path)
     if (path === '' || path.includes('\0')) throw new TypeError('path must name a file')
-    return { idstr, kind: 'file', sizeBytes, path }
+    const readOnly = optionalBoolean('readOnly', block.readOnly)
+    return { idstr, kind: 'file', sizeBytes, path, readOnly }
   }
   if ('memfd' in block) {
     if (block.memfd !== true) throw new TypeError('memfd must be true where it is given')

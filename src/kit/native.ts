@@ -120,6 +120,11 @@ export interface NativeRamState {
   beginRound(): Promise<number | NativeError>
   extendRound(): Promise<number | NativeError>
   plan(targetDirtyBytes: number): Promise<Float64Array | NativeError>
+  /**
+   * Block, first page and count of zero pages that were left out of packets, absent ones included;
+   * each once, at most 65536 runs per call, none when there are no more. `zeroPages: 'main'` only.
+   */
+  takeZeroRuns(): Promise<Float64Array | NativeError>
   collectIntoNext(): Promise<number | NativeError>
   close(): void
 }
@@ -167,6 +172,8 @@ export interface NativeBlock {
   sizeBytes: number
   hugePages?: boolean
   path?: string
+  /** Of a file: it must be there, and cannot be written to. */
+  readOnly?: boolean
   buffer?: ArrayBuffer
   offsetBytes?: number
   /** Held for as long as the native side uses the memory: a WebAssembly.Memory. */
@@ -191,7 +198,11 @@ export interface NativeAddon {
     memory: NativeGuestMemory,
     tracker: 'userfaultfd' | 'hash' | NativeDirtyLog,
   ): NativeRamState | NativeError
-  createSendGroup(ram: NativeRamState): NativeSendGroup | NativeError
+  /** `main`: zero pages stay out of packets, for `takeZeroRuns`; default `packets`. */
+  createSendGroup(
+    ram: NativeRamState,
+    options?: { zeroPages: 'packets' | 'main' },
+  ): NativeSendGroup | NativeError
   startSendChannel(
     group: NativeSendGroup,
     options: NativeSendChannelOptions,

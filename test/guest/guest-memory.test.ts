@@ -2,7 +2,7 @@
 // own.
 
 import { constants } from 'node:buffer'
-import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -89,6 +89,21 @@ describe('files', () => {
     await using smaller = GuestMemory.openFile('ram', path, 2 * MIB)
     expect(smaller.view('ram')[MIB]).toBe(42)
     expect(statSync(path).size).toBe(4 * MIB)
+  })
+
+  it('that are read-only must be there, and stay as they are', async () => {
+    writeFileSync(path, 'before')
+    truncateSync(path, 2 * MIB)
+    const block = { idstr: 'ram', path, sizeBytes: 2 * MIB, readOnly: true }
+    await using memory = GuestMemory.of([block])
+    const unsupported = expect.objectContaining({ code: 'ERR_MULTIFD_UNSUPPORTED' })
+    expect(() => memory.view('ram')).toThrow(unsupported)
+    const state = expect.objectContaining({ code: 'ERR_MULTIFD_STATE' })
+    expect(() => memory.discard('ram', 0, 4096)).toThrow(state)
+    expect(readFileSync(path, { encoding: 'latin1' }).slice(0, 6)).toBe('before')
+    const longer = { ...block, sizeBytes: 4 * MIB }
+    expect(() => GuestMemory.of([longer])).toThrow('has 2097152 bytes, expected at least 4194304')
+    expect(statSync(path).size).toBe(2 * MIB)
   })
 
   it('that cannot be had are an error with the kernel’s reason', () => {

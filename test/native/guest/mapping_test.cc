@@ -125,6 +125,29 @@ TEST("a memory file is extended sparsely, keeps its content and is never shrunk"
   unlink(path);
 }
 
+TEST("a file opened read-only is as it was, must be there, and cannot be given back") {
+  char path[] = "multifd-test-XXXXXX";
+  const int fd = mkstemp(path);
+  CHECK(fd >= 0);
+  CHECK_EQ(ftruncate(fd, 8 * kMiB), 0);
+  CHECK_EQ(pwrite(fd, "a", 1, 100 * kPageSize), 1);
+  CHECK_EQ(fchmod(fd, 0400), 0);
+  auto mapping = Mapping::open_file_read_only(path, 8 * kMiB);
+  CHECK_OK(mapping);
+  CHECK((*mapping)->read_only());
+  CHECK(fixture::populated_pages(**mapping) == Pages{100});
+  CHECK_EQ(unsigned{(*mapping)->base()[100 * kPageSize]}, unsigned{'a'});
+  const auto discarded = (*mapping)->discard({100, 1});
+  CHECK(!discarded);
+  CHECK(discarded.error().code == ErrorCode::kState);
+  CHECK(fixture::populated_pages(**mapping) == Pages{100});
+  CHECK(!Mapping::open_file_read_only(path, 8 * kMiB + kPageSize));
+  CHECK(!Mapping::open_file_read_only("/nowhere/at/all", kMiB));
+  CHECK(!Mapping::open_file_read_only("/dev/null", kMiB));
+  close(fd);
+  unlink(path);
+}
+
 TEST("external memory is used in place, given back and not unmapped") {
   void* const outer =
       mmap(nullptr, 8 * kMiB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
