@@ -81,6 +81,11 @@ Napi::Value SendGroupWrap::register_memory(const Napi::CallbackInfo& info) {
 Napi::Value SendGroupWrap::create(const Napi::CallbackInfo& info) {
   RamStateWrap* const ram = RamStateWrap::from(info[0]);
   if (ram == nullptr || !ram->state()) return to_js(info.Env(), not_ours("RAM state"));
+  if (info[1].IsObject() && get_string(info[1].As<Napi::Object>(), "zeroPages") == "main") {
+    if (auto collects = ram->state()->collect_zero_pages(); !collects) {
+      return to_js(info.Env(), collects.error());
+    }
+  }
   return make(info.Env(), std::make_shared<SendGroup>(ram->state()), info[0].As<Napi::Object>());
 }
 

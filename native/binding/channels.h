@@ -17,7 +17,7 @@ class SendGroupWrap : public Wrapped<SendGroupWrap, std::shared_ptr<SendGroup>> 
   static const napi_type_tag kTag;
   static std::vector<PropertyDescriptor> methods();
   using Wrapped::Wrapped;
-  // createSendGroup(ramState): what the channels of one migration share.
+  // createSendGroup(ramState, {zeroPages}): what the channels of one migration share.
   static Napi::Value create(const Napi::CallbackInfo& info);
 
  private:

@@ -6,6 +6,9 @@
 namespace multifd::binding {
 namespace {
 
+// Of one answer of takeZeroRuns(): 24 bytes each.
+constexpr size_t kZeroRunsMax = 1 << 16;
+
 Error closed_memory() {
   return Error::make(ErrorCode::kClosed, "the guest memory was closed");
 }
@@ -30,6 +33,7 @@ std::vector<RamStateWrap::PropertyDescriptor> RamStateWrap::methods() {
       InstanceMethod("beginRound", &RamStateWrap::begin_round),
       InstanceMethod("extendRound", &RamStateWrap::extend_round),
       InstanceMethod("plan", &RamStateWrap::plan),
+      InstanceMethod("takeZeroRuns", &RamStateWrap::take_zero_runs),
       InstanceMethod("collectIntoNext", &RamStateWrap::collect_into_next),
       InstanceMethod("close", &RamStateWrap::close),
   };
@@ -110,6 +114,25 @@ Napi::Value RamStateWrap::plan(const Napi::CallbackInfo& info) {
           *at++ = static_cast<double>(extent.first_page);
           *at++ = static_cast<double>(extent.page_count);
           *at++ = static_cast<double>(extent.dirty_pages);
+        }
+        return list;
+      });
+}
+
+// takeZeroRuns(): Promise<Float64Array> of block, first page, page count.
+Napi::Value RamStateWrap::take_zero_runs(const Napi::CallbackInfo& info) {
+  return run_leased<std::vector<BlockRun>>(
+      info.Env(), "multifd.takeZeroRuns", memory_of(state_),
+      [ram = state_]() -> Result<std::vector<BlockRun>> {
+        return ram->take_zero_runs(kZeroRunsMax);
+      },
+      [](Napi::Env env, const std::vector<BlockRun>& runs) -> Napi::Value {
+        auto list = Napi::Float64Array::New(env, runs.size() * 3);
+        double* at = list.Data();
+        for (const auto& [block, pages] : runs) {
+          *at++ = block;
+          *at++ = static_cast<double>(pages.first);
+          *at++ = static_cast<double>(pages.count);
         }
         return list;
       });

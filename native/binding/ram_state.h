@@ -28,6 +28,7 @@ class RamStateWrap : public Wrapped<RamStateWrap, std::shared_ptr<RamState>> {
   Napi::Value begin_round(const Napi::CallbackInfo& info);
   Napi::Value extend_round(const Napi::CallbackInfo& info);
   Napi::Value plan(const Napi::CallbackInfo& info);
+  Napi::Value take_zero_runs(const Napi::CallbackInfo& info);
   Napi::Value collect_into_next(const Napi::CallbackInfo& info);
   void close(const Napi::CallbackInfo& info);
 };

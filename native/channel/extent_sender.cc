@@ -64,16 +64,22 @@ Result<void> ExtentSender::send_sync() {
 }
 
 Result<void> ExtentSender::add_page(const RamBlock& block, uint64_t page) {
-  if (!packet_open_) {
-    if (auto opened = open_packet(); !opened) return opened;
-  }
   uint8_t* const host = block.host() + page * kPageSize;
   // The zero test waits for the page's first cache line: ask for that of a later page now. A
   // prefetch that points beyond the block does nothing.
   __builtin_prefetch(host + kPrefetchPages * kPageSize);
-  if (is_absent(page) || is_zero_page(host)) {
+  const bool zero = is_absent(page) || is_zero_page(host);
+  if (zero && copies_) ram_.tracker().sent(block_index_, page, nullptr);
+  if (zero && ram_.collects_zero_pages()) {
+    ram_.found_zero(block_index_, page);
+    ++counters_.zero_pages;
+    return {};
+  }
+  if (!packet_open_) {
+    if (auto opened = open_packet(); !opened) return opened;
+  }
+  if (zero) {
     zero_[zero_count_++] = page * kPageSize;
-    if (copies_) ram_.tracker().sent(block_index_, page, nullptr);
   } else {
     normal_[normal_count_++] = page * kPageSize;
     add_payload(block_index_, page, host);

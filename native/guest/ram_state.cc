@@ -42,6 +42,58 @@ Result<std::shared_ptr<RamState>> RamState::create(std::shared_ptr<GuestMemory> 
 
 Result<void> RamState::start() { return tracker_->start(); }
 
+Result<void> RamState::collect_zero_pages() {
+  std::vector<DirtyBitmap> zero_pages;
+  for (const RamBlock& block : memory_->blocks()) {
+    Result<DirtyBitmap> bitmap = DirtyBitmap::create(block.page_count());
+    if (!bitmap) return bitmap.error();
+    bitmap->set(PageRange{0, block.page_count()});
+    zero_pages.push_back(std::move(*bitmap));
+  }
+  zero_pages_ = std::move(zero_pages);
+  return {};
+}
+
+void RamState::keep_round_from_zero_pages() {
+  for (uint32_t block = 0; block < zero_pages_.size(); ++block) {
+    const DirtyBitmap& bits = round(block);
+    const uint64_t words = bits.word_count();
+    for (uint64_t index = bits.next_dirty_word(0, words); index < words;
+         index = bits.next_dirty_word(index + 1, words)) {
+      zero_pages_[block].word(index).fetch_and(~bits.word(index).load(std::memory_order_relaxed),
+                                               std::memory_order_relaxed);
+    }
+  }
+}
+
+std::vector<BlockRun> RamState::take_zero_runs(size_t limit) {
+  std::vector<BlockRun> runs;
+  for (uint32_t block = 0; block < zero_pages_.size(); ++block) {
+    DirtyBitmap& zero = zero_pages_[block];
+    const uint64_t words = zero.word_count();
+    uint64_t run_end = ~0ULL;  // of the last run, if it is one of this block
+    for (uint64_t index = zero.next_dirty_word(0, words); index < words;
+         index = zero.next_dirty_word(index + 1, words)) {
+      // Room for whatever the word holds: it is taken as a whole.
+      if (runs.size() + kPagesPerWord / 2 > limit) return runs;
+      uint64_t bits = zero.word(index).exchange(0, std::memory_order_relaxed);
+      while (bits != 0) {
+        const auto low = static_cast<uint64_t>(std::countr_zero(bits));
+        const auto count = static_cast<uint64_t>(std::countr_one(bits >> low));
+        bits &= low + count == kPagesPerWord ? 0 : ~0ULL << (low + count);
+        const uint64_t first = index * kPagesPerWord + low;
+        if (first == run_end) {
+          runs.back().pages.count += count;
+        } else {
+          runs.push_back({block, {first, count}});
+        }
+        run_end = first + count;
+      }
+    }
+  }
+  return runs;
+}
+
 Result<uint64_t> RamState::begin_round() {
   const size_t next = 1 - current_;
   for (uint32_t block = 0; block < bitmaps_.size(); ++block) {
@@ -57,6 +109,7 @@ Result<uint64_t> RamState::begin_round() {
     const std::lock_guard lock(flip_mutex_);
     current_ = next;
   }
+  keep_round_from_zero_pages();
   uint64_t pages = 0;
   for (const std::array<DirtyBitmap, 2>& pair : bitmaps_) {
     pages += pair[next].count({0, pair[next].page_count()});
@@ -83,6 +136,7 @@ Result<uint64_t> RamState::extend_round() {
     if (!collected) return collected.error();
     pages += round.count({0, round.page_count()});
   }
+  keep_round_from_zero_pages();
   return pages;
 }
 

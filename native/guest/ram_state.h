@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -13,6 +14,12 @@
 #include "guest/dirty_tracker.h"
 
 namespace multifd {
+
+// Pages of one RAM block.
+struct BlockRun {
+  uint32_t block = 0;
+  PageRange pages;
+};
 
 class RamState {
  public:
@@ -44,6 +51,17 @@ class RamState {
     return bitmaps_[block][current_];
   }
 
+  // For a peer that takes zero pages as words on the main channel only (QEMU before 9.0): packets
+  // leave them out, and they are collected here. Before the first round, in which pages that it
+  // does not hold (absent ones) count as zero, too.
+  Result<void> collect_zero_pages();
+  [[nodiscard]] bool collects_zero_pages() const { return !zero_pages_.empty(); }
+  // Channel threads: a page of the round is zero.
+  void found_zero(uint32_t block, uint64_t page) { zero_pages_[block].set(page); }
+  // Hands over zero pages as runs, at most `limit`, in ascending order; none is handed over twice.
+  // Any one thread, also while extents of the round are in work; empty when there are no more now.
+  [[nodiscard]] std::vector<BlockRun> take_zero_runs(size_t limit);
+
   // While pinned the VMM may drop nothing: the kernel holds the pages (registered buffers) and
   // would send the old ones. A discard() fails with kState.
   void pin(bool pinned);
@@ -62,7 +80,11 @@ class RamState {
            std::vector<std::array<DirtyBitmap, 2>> bitmaps);
   const std::shared_ptr<GuestMemory> memory_;
   const std::unique_ptr<DirtyTracker> tracker_;
+  // What is in the round will be sent, or found zero, anew.
+  void keep_round_from_zero_pages();
   std::vector<std::array<DirtyBitmap, 2>> bitmaps_;  // [block][current_ = round, other = next]
+  // By block; none unless collect_zero_pages() was called. Words are shared atomics.
+  std::vector<DirtyBitmap> zero_pages_;
   // Changed by begin_round() only, while no extent is in work, under flip_mutex_. Channel threads
   // read it without: they got their extent after the flip. discard() reads it under the mutex.
   size_t current_ = 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 #include "guest_fixture.h"
@@ -219,6 +220,46 @@ TEST("a round that fails to begin leaves the round before in place and loses not
   CHECK_EQ(*pages, 2U);
   CHECK(state.round(0).test(6));
   CHECK(state.round(1).test(7));
+}
+
+TEST("zero pages are what no round holds, then what is found, and each is handed over once") {
+  const auto mapping = make_mapping(Kind::kMemfd, 1000 * kPageSize);
+  auto memory = GuestMemory::create(
+      {{"a", mapping, 0, 700 * kPageSize}, {"b", mapping, 700, 65 * kPageSize}});
+  CHECK_OK(memory);
+  const Marked marked = make_state(*memory);
+  CHECK(marked.state->take_zero_runs(1000).empty());
+  CHECK_OK(marked.state->collect_zero_pages());
+  marked.log->mark(0, {0, 10});
+  marked.log->mark(0, {600, 100});
+  CHECK_OK(marked.state->begin_round());
+  marked.log->mark(0, {20, 1});
+  CHECK_OK(marked.state->extend_round());
+  using Run = std::tuple<uint32_t, uint64_t, uint64_t>;
+  const auto take = [&marked](size_t limit) {
+    std::vector<Run> runs;
+    for (const BlockRun& run : marked.state->take_zero_runs(limit)) {
+      runs.emplace_back(run.block, run.pages.first, run.pages.count);
+    }
+    return runs;
+  };
+  CHECK((take(1000) == std::vector<Run>{{0, 10, 10}, {0, 21, 579}, {1, 0, 65}}));
+  CHECK(take(1000).empty());
+  for (const uint64_t page : {63, 64, 600, 602, 604}) marked.state->found_zero(0, page);
+  CHECK((take(1000) == std::vector<Run>{{0, 63, 2}, {0, 600, 1}, {0, 602, 1}, {0, 604, 1}}));
+  // A page that the next round carries is not handed over before that round looked at it.
+  marked.state->found_zero(0, 5);
+  marked.log->mark(0, {5, 1});
+  CHECK_OK(marked.state->begin_round());
+  CHECK(take(1000).empty());
+  // A limit cuts between words only.
+  for (uint64_t page = 0; page < 700; page += 2) marked.state->found_zero(0, page);
+  size_t taken = 0;
+  for (auto runs = take(64); !runs.empty(); runs = take(64)) {
+    CHECK(runs.size() <= 64);
+    taken += runs.size();
+  }
+  CHECK_EQ(taken, 350U);
 }
 
 }  // namespace
