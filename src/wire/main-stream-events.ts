@@ -48,14 +48,21 @@ export interface RamMemSizeEvent {
   blocks: readonly RamBlockEntry[]
 }
 
-/** The page at this byte offset of the block is zero now. */
+/**
+ * Pages that are zero now: `pages` of them from this byte offset of the block on. How words are
+ * gathered into runs follows the pushes; only which pages they name has a meaning.
+ */
 export interface RamZeroEvent {
   kind: 'ram-zero'
   idstr: string
   offset: number
+  pages: number
 }
 
-/** The page at this byte offset of the block; `contents` is a copy of its 4096 bytes. */
+/**
+ * Pages from this byte offset of the block on; `contents` is a copy of their bytes, whole pages.
+ * Gathered as zero pages are.
+ */
 export interface RamPageEvent {
   kind: 'ram-page'
   idstr: string
@@ -103,8 +110,8 @@ export interface VmdescriptionEvent {
 }
 
 /**
- * Bytes of a QEMU stream from the first FULL section behind RAM's END on, opaque and in order. The
- * one event whose cut follows the pushes: only the concatenation has a meaning.
+ * Bytes of a QEMU stream from the first FULL section behind RAM's END on, opaque and in order.
+ * Their cut follows the pushes: only the concatenation has a meaning.
  */
 export interface DeviceTailEvent {
   kind: 'device-tail'

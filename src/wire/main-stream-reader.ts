@@ -63,11 +63,17 @@ export class MainStreamReader {
   #error: MultifdError | undefined
   #step: () => boolean = () => this.#readMagic()
   #reading = 'the header'
+  #openingBytes: number | undefined
   #machine: Configuration = { machineName: '', capabilities: [] }
   #inTail = false
   #eofSeen = false
   #vmdescriptionSeen = false
   #committed = false
+
+  /** Bytes of the header and the configuration section, once they were read. */
+  get openingBytes(): number | undefined {
+    return this.#openingBytes
+  }
 
   /** Takes the next bytes, split in any way. After an error it stays failed. */
   push(bytes: Uint8Array): MainStreamReading {
@@ -156,6 +162,7 @@ export class MainStreamReader {
       return this.#unsupported('the source has mapped-ram on, expected a plain stream; turn it off')
     }
     this.#machine = configuration
+    this.#openingBytes = this.#queue.position
     this.#events.push({ kind: 'configuration', ...configuration })
     return this.#betweenSections()
   }

@@ -172,11 +172,53 @@ export class RamSectionReader {
     }
     queue.skip(dataAt)
     this.#lastBlock = block
-    const { idstr } = block
-    const data = queue.take(dataBytes)
-    if (dataBytes === 1) this.#context.emit({ kind: 'ram-zero', idstr, offset })
-    else this.#context.emit({ kind: 'ram-page', idstr, offset, contents: data })
+    const run = { idstr: block.idstr, offset }
+    if (dataBytes === 1)
+      this.#context.emit({ kind: 'ram-zero', ...run, pages: this.#takeZeros(run) })
+    else this.#context.emit({ kind: 'ram-page', ...run, contents: this.#takePages(run) })
     return true
+  }
+
+  /** The fill byte of one page and what goes on behind it; returns the number of pages. */
+  #takeZeros({ offset }: { offset: number }): number {
+    const { queue } = this.#context
+    queue.skip(1)
+    let pages = 1
+    const entryBytes = WORD_BYTES + 1
+    while (this.#continues(0, offset + pages * PAGE_SIZE_BYTES, RAM_SAVE_FLAG_ZERO, entryBytes)) {
+      if (queue.byteAt(WORD_BYTES) !== 0) break
+      queue.skip(entryBytes)
+      pages += 1
+    }
+    return pages
+  }
+
+  /** The bytes of one page and of those that go on behind it. */
+  #takePages({ offset }: { offset: number }): Uint8Array {
+    const { queue } = this.#context
+    const entryBytes = WORD_BYTES + PAGE_SIZE_BYTES
+    let pages = 1
+    for (let at = PAGE_SIZE_BYTES; ; at += entryBytes, pages += 1) {
+      const next = offset + pages * PAGE_SIZE_BYTES
+      if (!this.#continues(at, next, RAM_SAVE_FLAG_PAGE, entryBytes)) break
+    }
+    const contents = new Uint8Array(pages * PAGE_SIZE_BYTES)
+    for (let page = 0; page < pages; page += 1) {
+      if (page > 0) queue.skip(WORD_BYTES)
+      contents.set(queue.peek(PAGE_SIZE_BYTES), page * PAGE_SIZE_BYTES)
+      queue.skip(PAGE_SIZE_BYTES)
+    }
+    return contents
+  }
+
+  /** Whether a word `at` bytes ahead is there whole and goes on, in the last block, at `offset`. */
+  #continues(at: number, offset: number, kind: number, entryBytes: number): boolean {
+    const { queue } = this.#context
+    if (queue.available < at + entryBytes) return false
+    if (offset >= (this.#lastBlock?.usedLength ?? 0)) return false
+    const low = (offset % 0x1_0000_0000) + kind + RAM_SAVE_FLAG_CONTINUE
+    const high = Math.floor(offset / 0x1_0000_0000)
+    return queue.be32At(at + 4) === low && queue.be32At(at) === high
   }
 
   #refuseFlags(kind: number): false {

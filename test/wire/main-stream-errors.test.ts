@@ -328,7 +328,7 @@ describe('the main-stream reader accepts', () => {
     const part = concatBytes(writer.encodeRamSectionPart(2), second)
     const { events, error } = readWhole(concatBytes(qemu, start, list, first, eos, footer, part))
     expect(error).toBeUndefined()
-    expect(events.at(-1)).toEqual({ kind: 'ram-zero', idstr: 'pc.ram', offset: 0x1000 })
+    expect(events.at(-1)).toEqual({ kind: 'ram-zero', idstr: 'pc.ram', offset: 0x1000, pages: 1 })
   })
 
   it('a QEMU stream without devices and without vmdescription', () => {

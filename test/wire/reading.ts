@@ -24,10 +24,21 @@ export function readPieces(pieces: Iterable<Uint8Array>): Outcome {
   }
   const end = reader.end()
   return {
-    events: joinTail(events),
+    events: joinTail(events.flatMap(singlePages)),
     error,
     end: end.ok ? end.value : `${end.error.code} ${end.error.message}`,
   }
+}
+
+/** How words are gathered into runs follows the pushes; only the pages are compared. */
+function singlePages(event: MainStreamEvent): MainStreamEvent[] {
+  if (event.kind !== 'ram-zero' && event.kind !== 'ram-page') return [event]
+  const pages = event.kind === 'ram-zero' ? event.pages : event.contents.length / 4096
+  return Array.from({ length: pages }, (_, page) => {
+    const offset = event.offset + page * 4096
+    if (event.kind === 'ram-zero') return { ...event, offset, pages: 1 }
+    return { ...event, offset, contents: event.contents.slice(page * 4096, (page + 1) * 4096) }
+  })
 }
 
 /** The cuts of device-tail events follow the pushes; only their concatenation is compared. */
