@@ -63,9 +63,12 @@ export async function runMigration(
     return Child.start(`the ${side}`, file, args, { signal })
   }
   await using destination = await start('destination')
-  const listening = await destination.expect<SideReady>('ready', { signal })
   await using source = await start('source')
-  const filled = await source.expect<SideReady>('ready', { signal })
+  const [filled, listening] = await both(
+    // each fills its memory meanwhile
+    source.expect<SideReady>('ready', { signal }),
+    destination.expect<SideReady>('ready', { signal }),
+  )
   using slow = slowDestination && new SlowDown(destination, slowDestination)
   source.say(listening.uri ?? '')
   const [sent, received] = await both(
