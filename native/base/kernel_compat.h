@@ -85,6 +85,7 @@ inline constexpr uint64_t kPageIsWritten = 1U << 1;
 inline constexpr uint64_t kPageIsPresent = 1U << 3;
 inline constexpr uint64_t kPageIsSwapped = 1U << 4;
 inline constexpr uint64_t kPageIsPfnZero = 1U << 5;
+inline constexpr uint64_t kPageIsHuge = 1U << 6;
 inline constexpr uint64_t kScanWriteProtectMatching = 1U << 0;
 inline constexpr uint64_t kScanCheckWriteProtectAsync = 1U << 1;
 

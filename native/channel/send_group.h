@@ -22,7 +22,10 @@ struct SendGroup {
 };
 
 // All guest memory as fixed buffers, before it is armed for tracking: registering marks every page
-// dirty and makes it resident. From here on the VMM may discard nothing (RamState::pin).
+// dirty and makes it resident. From here on the VMM may discard nothing (RamState::pin). Fails with
+// kUnsupported where huge pages hold guest memory: the kernel (io_sg_from_iter, io_uring/net.c)
+// charges a part of one to the socket with its offset in the huge page, up to 2 MiB for a few
+// pages. Socket memory is then full with 128 KiB under way (measured: 256 MiB took 34 s on lo).
 Result<std::shared_ptr<const RegisteredMemory>> register_memory(RamState& ram);
 
 }  // namespace multifd

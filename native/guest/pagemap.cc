@@ -97,6 +97,18 @@ Result<void> Pagemap::populated_by_scan(const uint8_t* base, PageRange asked,
   return {};
 }
 
+Result<bool> Pagemap::has_huge_pages(const uint8_t* base, PageRange asked) const {
+  PagemapRegion region;
+  PagemapWalk walk;
+  walk.start = reinterpret_cast<uintptr_t>(base) + asked.first * kPageSize;
+  walk.end = walk.start + asked.count * kPageSize;
+  walk.category_mask = kPageIsHuge;
+  walk.return_mask = kPageIsHuge;
+  const Result<size_t> count = scan(walk, &region, 1);
+  if (!count) return count.error();
+  return *count > 0;
+}
+
 Result<void> Pagemap::populated_by_entries(const uint8_t* base, PageRange asked,
                                            std::vector<PageRange>& out) const {
   const size_t floor = out.size();

@@ -37,6 +37,9 @@ class Pagemap {
   // were only ever read (mapped to the zero page) are left out where the kernel tells them apart.
   Result<void> populated(const uint8_t* base, PageRange asked,
                          std::vector<PageRange>& out) const;
+  // Whether any page of the range is mapped by a huge page. Fails with kUnsupported where the
+  // kernel has no PAGEMAP_SCAN.
+  Result<bool> has_huge_pages(const uint8_t* base, PageRange asked) const;
   // The two ways behind populated(): the ioctl, and the table's entries for older kernels.
   Result<void> populated_by_scan(const uint8_t* base, PageRange asked,
                                  std::vector<PageRange>& out) const;

@@ -39,7 +39,8 @@ export type SourceReport =
 
 /** Both sides have these: memory of our own, and a memfd. */
 export const ramBlocks = (ramBytes: number): RamBlockOptions[] => [
-  { idstr: 'ram', sizeBytes: ramBytes },
+  // Memory in huge pages is never registered with the kernel, whatever the limits.
+  { idstr: 'ram', sizeBytes: ramBytes, hugePages: false },
   { idstr: 'vga', memfd: true, sizeBytes: 2 ** 20 },
 ]
 

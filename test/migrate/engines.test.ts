@@ -137,8 +137,7 @@ describe('registered memory', () => {
 
   it('is sent from, and may not be discarded until the migration is over', async (context) => {
     needsIoUring(context, 'fixedSend')
-    // Of huge pages the kernel (6.18) counts the offset into them as memory of a send, too: on
-    // loopback that fills the receiver's buffer.
+    // Memory in huge pages is not registered: see native/channel/send_group.h.
     await using from = GuestMemory.allocate('ram', sizeBytes, { hugePages: false })
     from.view('ram').fill(1)
     fillPages(from.view('ram'), seed)

@@ -226,6 +226,15 @@ describe('guest memory that is never discarded', () => {
   })
 })
 
+test('guest memory in huge pages is not registered: the default sends by sendmsg', async () => {
+  const source = { multifdChannels: 1 }
+  const run = { memoryBytes: 256 * MIB, neverDiscards: true, hugePages: true, source }
+  const result = await migrateOver(rig, run)
+  expect(ofChannels(result, 'engine')).toEqual(['sendmsg'])
+  expect(result.engineReason).toMatch(/huge pages|io_uring/)
+  expect(zeroCopyAccount(result).copiedBytes).toBe(0)
+})
+
 describe('a veth without XDP', () => {
   test('copies, and zeroCopy auto stops', async () => {
     await using plain = await Rig.create({ xdp: false })

@@ -22,6 +22,8 @@ export interface RigSideOrder {
   readonly source?: Partial<Omit<MigrationSourceOptions, 'memory' | 'vmm'>>
   /** The source's VMM promises to discard nothing. */
   readonly neverDiscards?: boolean
+  /** Guest memory in huge pages, where the kernel has any; default false. */
+  readonly hugePages?: boolean
   /** The source says "reached" as soon as all channels report this. */
   readonly awaitedMode?: MigrationProgress['channels'][number]['zeroCopyMode']
 }
@@ -52,7 +54,9 @@ const lines = createInterface({ input: process.stdin })
 lines.once('close', () => process.exit(1)) // the test is gone
 const line = new Promise<string>((resolve) => lines.once('line', resolve))
 
-await using memory = GuestMemory.allocate(BLOCK, order.memoryBytes)
+await using memory = GuestMemory.allocate(BLOCK, order.memoryBytes, {
+  hugePages: order.hugePages === true,
+})
 const view = memory.view(BLOCK)
 if (order.listen === undefined) await send()
 else await receive(order.listen)

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "channel_fixture.h"
+#include "guest/pagemap.h"
 
 namespace {
 
@@ -309,6 +310,26 @@ TEST("a page written after its round was collected, and before it is sent, trave
     migration.close();
     CHECK(migration.equal());
   }
+}
+
+TEST("memory in huge pages is not registered, and may be discarded as before") {
+  auto mapping = Mapping::allocate(4 << 20, true);
+  CHECK_OK(mapping);
+  const auto memory = GuestMemory::create({RamBlock{"pc.ram", *mapping, 0, 4 << 20}});
+  CHECK_OK(memory);
+  uint8_t* const host = (*memory)->blocks()[0].host();
+  for (uint64_t page = 0; page < 1024; ++page) fill_page(host + page * kPageSize, 1);
+  const auto pagemap = Pagemap::open();
+  CHECK_OK(pagemap);
+  const auto huge = pagemap->has_huge_pages(host, {0, 1024});
+  if (!huge || !*huge) SKIP("the kernel gave no huge page");
+  CHECK(!*pagemap->has_huge_pages(make_memory(1 << 20)->blocks()[0].host(), {0, 256}));
+  auto ram = RamState::create(*memory, make_tracker(TrackerKind::kVmm, *memory).tracker);
+  CHECK_OK(ram);
+  const auto refused = register_memory(**ram);
+  CHECK(!refused);
+  CHECK(refused.error().code == multifd::ErrorCode::kUnsupported);
+  CHECK_OK((*memory)->discard(0, {0, 1}));
 }
 
 TEST("a SYNC may be released before it arrives") {
