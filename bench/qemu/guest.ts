@@ -4,7 +4,7 @@
 import { readFileSync } from 'node:fs'
 import { readFile, rm } from 'node:fs/promises'
 import { GUEST_COUNTER, GUEST_ERRORS, withDefaults, wrongInWindow } from './boot-sector.ts'
-import { LaunchedQemu, type QemuExit, type QemuOptions } from './launch.ts'
+import { LaunchedQemu, memoryBytesOf, type QemuExit, type QemuOptions } from './launch.ts'
 import type { QmpClient, QmpLimits } from './qmp.ts'
 
 /** Milliseconds to wait for a status unless told otherwise; exists to end a hang. */
@@ -15,7 +15,15 @@ const ENDED = ['completed', 'failed', 'cancelled']
 // USER_HZ, which Linux promises to user space on x86 and ARM.
 const TICKS_PER_SECOND = 100
 
-export interface MigrationSetup {
+/** What may change while a migration runs. */
+export interface MigrationLimits {
+  /** Of the source, bytes per second; 0, which is unlimited, unless given. */
+  readonly bandwidthBytesPerSecond?: number
+  /** QEMU's own (300) unless given. */
+  readonly downtimeLimitMs?: number
+}
+
+export interface MigrationSetup extends MigrationLimits {
   /** False: all pages on the main channel; true unless given. */
   readonly multifd?: boolean
   /** 2 unless given. Both sides of a migration need the same. */
@@ -26,10 +34,6 @@ export interface MigrationSetup {
   readonly level?: number
   /** The destination's word decides whether the source gives its guest up; true unless given. */
   readonly returnPath?: boolean
-  /** Of the source, bytes per second; 0, which is unlimited, unless given. */
-  readonly bandwidthBytesPerSecond?: number
-  /** QEMU's own (300) unless given. */
-  readonly downtimeLimitMs?: number
   /** More capabilities by name, set together with the others. */
   readonly capabilities?: Readonly<Record<string, boolean>>
   /** More parameters by name. */
@@ -88,14 +92,15 @@ export class QemuGuest implements AsyncDisposable {
     return this.#qemu.folder.path
   }
 
+  /** Of its RAM. */
   get memoryBytes(): number {
-    return (this.#qemu.options.memoryMiB ?? 64) * 2 ** 20
+    return memoryBytesOf(this.#qemu.options)
   }
 
   /** Sets capabilities and parameters; on a destination before `incoming`. */
   async enableMultifd(setup: MigrationSetup = {}): Promise<void> {
     const { multifd = true, channels = 2, compression = 'none', returnPath = true } = setup
-    const { bandwidthBytesPerSecond = 0, downtimeLimitMs, level } = setup
+    const { level } = setup
     const wanted = { events: true, multifd, 'return-path': returnPath, ...setup.capabilities }
     const capabilities = Object.entries(wanted).map(([capability, state]) => ({
       capability,
@@ -103,11 +108,18 @@ export class QemuGuest implements AsyncDisposable {
     }))
     await this.qmp.execute('migrate-set-capabilities', { capabilities })
     await this.qmp.execute('migrate-set-parameters', {
-      'max-bandwidth': bandwidthBytesPerSecond,
       ...(multifd ? { 'multifd-channels': channels, 'multifd-compression': compression } : {}),
       ...(level === undefined ? {} : { [`multifd-${compression}-level`]: level }),
-      ...(downtimeLimitMs === undefined ? {} : { 'downtime-limit': downtimeLimitMs }),
       ...setup.parameters,
+    })
+    await this.setLimits(setup)
+  }
+
+  /** Also while a migration runs. */
+  async setLimits({ bandwidthBytesPerSecond = 0, downtimeLimitMs }: MigrationLimits) {
+    await this.qmp.execute('migrate-set-parameters', {
+      'max-bandwidth': bandwidthBytesPerSecond,
+      ...(downtimeLimitMs === undefined ? {} : { 'downtime-limit': downtimeLimitMs }),
     })
   }
 
@@ -116,7 +128,11 @@ export class QemuGuest implements AsyncDisposable {
     await this.qmp.execute('migrate', { uri })
   }
 
-  /** Listens; the URI to migrate to, with the port that was chosen where 0 was given. */
+  /**
+   * Listens; the URI to migrate to, with the port that was chosen where 0 was given. From then on
+   * a connection that stays silent, or to 7.2 a multifd connection before the main one, freezes
+   * QEMU's monitor: what waits here then ends with its time limit.
+   */
   async incoming(uri = 'tcp:127.0.0.1:0'): Promise<string> {
     await this.qmp.execute('migrate-incoming', { uri })
     const { 'socket-address': [address] = [] } = await this.status()
@@ -157,6 +173,19 @@ export class QemuGuest implements AsyncDisposable {
         throw new Error(`the migration ended "${report.status}", expected "${status}": ${words}`)
       }
       return { last: report.status ?? 'none' }
+    })
+  }
+
+  /** Waits until the source has begun that many passes over RAM (dirty-sync-count). */
+  async waitForPasses(count: number, limits: QmpLimits = {}): Promise<void> {
+    await this.#until(`pass ${count}`, limits, async (rest) => {
+      const { ram, status = 'none' } = await this.status(rest)
+      const passes = ram?.['dirty-sync-count'] ?? 0
+      if (passes >= count) return { done: undefined }
+      if (ENDED.includes(status)) {
+        throw new Error(`the migration ended "${status}" in pass ${passes}, expected ${count}`)
+      }
+      return { last: passes }
     })
   }
 

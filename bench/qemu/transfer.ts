@@ -2,7 +2,7 @@
 // by the kernel's account. The guest is paused and its RAM incompressible, so that the transport is
 // all there is to measure. The parts are exported for comparisons with something else at one end.
 import { randomFillSync } from 'node:crypto'
-import { open } from 'node:fs/promises'
+import { type FileHandle, open } from 'node:fs/promises'
 import { QemuGuest } from './guest.ts'
 
 /** Bytes written or compared at a time. */
@@ -11,7 +11,7 @@ const PIECE_BYTES = 16 << 20
 const TRANSFER_LIMIT_MS = 300_000
 
 export interface TransferOptions {
-  /** A multiple of 16 MiB; above 2816 MiB too: the RAM block is one piece all the same. */
+  /** A multiple of 8192; the RAM block is one piece however much lies above 4 GiB. */
   readonly memoryBytes: number
   readonly channels: number
   /**
@@ -119,10 +119,11 @@ export async function measureMigration(source: QemuGuest, uri: string): Promise<
 
 /** Fills all RAM of a paused guest with random bytes, through /proc: QMP has no such command. */
 export async function fillRam(guest: QemuGuest): Promise<void> {
-  const piece = randomFillSync(Buffer.alloc(PIECE_BYTES))
-  await eachPiece(guest, 'r+', async (memory, address, piecesBefore) => {
-    piece.writeUInt32LE(piecesBefore) // else a displaced piece would not be noticed
-    await memory.write(piece, 0, PIECE_BYTES, address)
+  const random = randomFillSync(Buffer.alloc(PIECE_BYTES))
+  await eachPiece(guest, 'r+', async ({ memory, at, address, bytes }) => {
+    random.writeUIntLE(at, 0, 6) // else a displaced piece would not be noticed
+    const { bytesWritten } = await memory.write(random, 0, bytes, address)
+    if (bytesWritten < bytes) throw new Error(`${bytesWritten} of ${bytes} bytes of RAM written`)
   })
 }
 
@@ -135,11 +136,13 @@ export async function sameRam(a: QemuGuest, b: QemuGuest): Promise<boolean> {
   const other = await open(`/proc/${b.pid}/mem`, 'r')
   let same = true
   try {
-    await eachPiece(a, 'r', async (memory, address) => {
-      if (!same) return
-      await memory.read(ofA, 0, PIECE_BYTES, address)
-      await other.read(ofB, 0, PIECE_BYTES, address + offset)
-      same = ofA.equals(ofB)
+    await eachPiece(a, 'r', async ({ memory, address, bytes }) => {
+      const [read, otherRead] = await Promise.all([
+        memory.read(ofA, 0, bytes, address),
+        other.read(ofB, 0, bytes, address + offset),
+      ])
+      const complete = read.bytesRead === bytes && otherRead.bytesRead === bytes
+      same &&= complete && ofA.compare(ofB, 0, bytes, 0, bytes) === 0
     })
   } finally {
     await other.close()
@@ -147,18 +150,26 @@ export async function sameRam(a: QemuGuest, b: QemuGuest): Promise<boolean> {
   return same
 }
 
-type Memory = Awaited<ReturnType<typeof open>>
+interface Piece {
+  /** Of QEMU's own address space. */
+  readonly memory: FileHandle
+  readonly address: number
+  /** Bytes of RAM before it. */
+  readonly at: number
+  readonly bytes: number
+}
 
 async function eachPiece(
   guest: QemuGuest,
   flags: 'r' | 'r+',
-  visit: (memory: Memory, address: number, piecesBefore: number) => Promise<void>,
+  visit: (piece: Piece) => Promise<void>,
 ): Promise<void> {
   const start = await guest.ramHostAddress()
   const memory = await open(`/proc/${guest.pid}/mem`, flags)
   try {
     for (let at = 0; at < guest.memoryBytes; at += PIECE_BYTES) {
-      await visit(memory, start + at, at / PIECE_BYTES)
+      const bytes = Math.min(PIECE_BYTES, guest.memoryBytes - at)
+      await visit({ memory, address: start + at, at, bytes })
     }
   } finally {
     await memory.close()
@@ -170,15 +181,12 @@ function startPreallocated(
   { memoryBytes, backend = 'ram', machine }: TransferOptions,
   role: { paused?: boolean; incoming?: boolean },
 ): Promise<QemuGuest> {
-  if (!(memoryBytes > 0 && memoryBytes % PIECE_BYTES === 0)) {
-    throw new RangeError(`${memoryBytes} bytes of RAM, expected a multiple of ${PIECE_BYTES}`)
-  }
   return QemuGuest.start({
     name,
     ...role,
     ram: backend,
     preallocated: true,
-    memoryMiB: memoryBytes / 2 ** 20,
+    memoryBytes,
     ...(machine === undefined ? {} : { machine }),
   })
 }
