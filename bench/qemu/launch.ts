@@ -19,9 +19,10 @@ const QUOTED_CHARACTERS = 4_000
  * A running guest's RAM must not be a multiple of this under TCG. QEMU 7.2.22 reads the dirty
  * bitmap of such a block 64 pages at a time, clears it, and forgets to tell TCG's TLB: a page that
  * stays in the TLB is never seen as written again (later versions do tell it, from
- * cpu_physical_memory_sync_dirty_bitmap in include/exec/ram_addr.h). Measured over 3 or more passes, 8 of 8 times:
- * the page with the counter was 10 000 to 20 000 counts old at the destination, QEMU to QEMU, with
- * and without multifd. With 8 KiB more the bitmap is read page by page: 8 of 8 times identical.
+ * cpu_physical_memory_sync_dirty_bitmap in include/exec/ram_addr.h). Measured over 3 or more
+ * passes, 8 of 8 times: the page with the counter was 10 000 to 20 000 counts old at the
+ * destination, QEMU to QEMU, with and without multifd. With 8 KiB more the bitmap is read page by
+ * page: 8 of 8 times identical.
  */
 export const MEMORY_TRAP_BYTES = 64 * 4096
 
