@@ -22,9 +22,10 @@ const TYPESCRIPT_ROOMS = {
   source: ['kit', 'wire', 'guest', 'channel', 'schedule', 'migrate'],
   destination: ['kit', 'wire', 'guest', 'channel', 'schedule', 'migrate'],
   snapshot: ['kit', 'wire', 'guest', 'channel', 'schedule', 'migrate', 'source', 'destination'],
+  relay: ['kit', 'wire', 'channel', 'migrate'],
   cli: [
     ...['kit', 'wire', 'guest', 'channel', 'schedule', 'migrate', 'source', 'destination'],
-    'snapshot',
+    ...['snapshot', 'relay'],
   ],
 }
 // From left to right: a room may include itself and what stands to its left.

@@ -6,14 +6,17 @@
 import { type Channel, channel } from 'node:diagnostics_channel'
 import { debuglog } from 'node:util'
 
+/** Who reports: an end of the migration, or what stands between two QEMUs. */
+export type Side = 'source' | 'destination' | 'relay'
+
 /** Every channel, with the payload it publishes. */
 export interface TraceEvents {
   /** A migration changed its status. */
-  'multifd:state': { side: 'source' | 'destination'; from: string; to: string }
+  'multifd:state': { side: Side; from: string; to: string }
   /** A round was planned and begins. */
   'multifd:round': { round: number; dirtyPages: number; extents: number; final: boolean }
   /** Every channel of the source sent its SYNC, or the destination collected them all. */
-  'multifd:sync': { side: 'source' | 'destination'; sync: number }
+  'multifd:sync': { side: Side; sync: number }
   /** The flush policy decided something about a channel but to go on as before. */
   'multifd:flush': {
     channelId: number
@@ -24,7 +27,7 @@ export interface TraceEvents {
     reason: string
   }
   /** An error that is not the migration's first: recorded here and nowhere else. */
-  'multifd:error': { side: 'source' | 'destination'; code: string; message: string }
+  'multifd:error': { side: Side; code: string; message: string }
 }
 
 const names: readonly (keyof TraceEvents)[] = [

@@ -7,15 +7,23 @@ import type { MigrationProgress } from './progress.ts'
 /** Rounds that a slow reader has not looked at must not pile up. */
 const EVENTS_MAX = 256
 
-interface Reader {
-  events: MigrationProgress[]
+/** What a reader never sees merged: a status, or a round. */
+interface Stage {
+  status: string
+  round: number
+}
+
+interface Reader<Event> {
+  events: Event[]
   /** Resolved by the next event, and by the end. */
   arrived: Deferred<void>
 }
 
-export class ProgressStream implements AsyncIterable<MigrationProgress> {
-  readonly #readers = new Set<Reader>()
-  #last: MigrationProgress | undefined
+export class ProgressStream<Event extends Stage = MigrationProgress>
+  implements AsyncIterable<Event>
+{
+  readonly #readers = new Set<Reader<Event>>()
+  #last: Event | undefined
   #end: Promise<unknown> | undefined
 
   /** Somebody iterates: otherwise nothing needs to be built. */
@@ -23,7 +31,7 @@ export class ProgressStream implements AsyncIterable<MigrationProgress> {
     return this.#readers.size > 0
   }
 
-  push(event: MigrationProgress): void {
+  push(event: Event): void {
     this.#last = event
     for (const { events, arrived } of this.#readers) {
       // Only a change of status or round is worth a place of its own.
@@ -41,8 +49,8 @@ export class ProgressStream implements AsyncIterable<MigrationProgress> {
     for (const { arrived } of this.#readers) arrived.resolve()
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<MigrationProgress, void, void> {
-    const reader: Reader = {
+  async *[Symbol.asyncIterator](): AsyncGenerator<Event, void, void> {
+    const reader: Reader<Event> = {
       events: this.#last === undefined ? [] : [this.#last],
       arrived: deferred(),
     }

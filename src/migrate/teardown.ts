@@ -3,14 +3,14 @@
 
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
-import { trace } from '../kit/trace.ts'
+import { type Side, trace } from '../kit/trace.ts'
 
 export class FirstError {
-  readonly #side: 'source' | 'destination'
+  readonly #side: Side
   readonly #failed: Deferred<never> = deferred()
   #error: MultifdError | undefined
 
-  constructor(side: 'source' | 'destination') {
+  constructor(side: Side) {
     this.#side = side
   }
 

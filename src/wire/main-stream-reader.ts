@@ -29,6 +29,8 @@ import { SectionReader } from './section-reader.ts'
 /** Events in order, and the first error, after which nothing is read any more. */
 export interface MainStreamReading {
   events: MainStreamEvent[]
+  /** Of each event, the stream position behind its last byte: where a relay may cut. */
+  ends: number[]
   error: MultifdError | undefined
 }
 
@@ -79,11 +81,15 @@ export class MainStreamReader {
   push(bytes: Uint8Array): MainStreamReading {
     this.#events = []
     if (this.#error === undefined) this.#queue.append(bytes)
+    const ends: number[] = []
     let progress = this.#error === undefined
-    while (progress && this.#error === undefined) progress = this.#step()
+    while (progress && this.#error === undefined) {
+      progress = this.#step() // consumes one element at most
+      while (ends.length < this.#events.length) ends.push(this.#queue.position)
+    }
     const events = this.#events
     this.#events = []
-    return { events, error: this.#error }
+    return { events, ends, error: this.#error }
   }
 
   /** The peer closed its end: whether the stream was complete, or where and in what it stopped. */
