@@ -29,10 +29,17 @@
       "native/guest/mapping.cc",
       "native/guest/page_ops.cc",
       "native/guest/pagemap.cc",
+      "native/guest/prefault.cc",
       "native/guest/ram_state.cc",
       "native/guest/uffd_tracker.cc",
       "native/guest/vmm_tracker.cc",
+      "native/payload/payload.cc",
       "native/wire/packet.cc"
+    ],
+    "payload_sources": [
+      "native/payload/methods.cc",
+      "native/payload/zlib_codec.cc",
+      "native/payload/zstd_codec.cc"
     ],
     "binding_sources": [
       "native/binding/addon.cc",
@@ -42,6 +49,7 @@
       "native/binding/environment.cc",
       "native/binding/guest_memory.cc",
       "native/binding/io_uring.cc",
+      "native/binding/payload_options.cc",
       "native/binding/ram_state.cc",
       "native/binding/wire_codec.cc"
     ]

@@ -4,6 +4,7 @@
 
 #include "binding/guest_memory.h"
 #include "binding/io_uring.h"
+#include "binding/payload_options.h"
 #include "binding/ram_state.h"
 #include "binding/work.h"
 
@@ -135,6 +136,9 @@ Napi::Value SendChannelWrap::create(const Napi::CallbackInfo& info) {
   options.zero_copy_until_bytes = get_uint64(object, "zeroCopyUntilBytes");
   options.counters = counter_cells<SendCounter>(object);
   if (options.counters == nullptr) return to_js(env, not_ours("counter array"));
+  auto encoder = to_encoder(object);
+  if (!encoder) return to_js(env, encoder.error());
+  options.encoder = std::move(*encoder);
   auto channel = SendChannel::start(std::move(options), group->state(),
                                     Environment::of(env).wakeup());
   if (!channel) return to_js(env, channel.error());
@@ -220,8 +224,11 @@ Napi::Value ReceiveChannelWrap::create(const Napi::CallbackInfo& info) {
   options.channel_id = connection->state()->initial.channel_id;
   options.counters = counter_cells<ReceiveCounter>(object);
   if (options.counters == nullptr) return to_js(env, not_ours("counter array"));
+  auto decoder = to_decoder(object);
+  if (!decoder) return to_js(env, decoder.error());
+  options.decoder = std::move(*decoder);
   const std::unique_ptr<Accepted> accepted = std::move(connection->state());
-  auto channel = ReceiveChannel::start(std::move(accepted->fd), options, group->state(),
+  auto channel = ReceiveChannel::start(std::move(accepted->fd), std::move(options), group->state(),
                                        Environment::of(env).wakeup());
   if (!channel) return to_js(env, channel.error());
   return make(env, std::move(*channel), keep_all(env, {info[0], object.Get("counters")}));

@@ -85,6 +85,7 @@ Napi::Value encode_ram_header(const Napi::CallbackInfo& info) {
   packet.block = block;
   packet.normal = normal;
   packet.zero = zero;
+  packet.compressed_bytes = static_cast<uint32_t>(get_uint64(object, "payloadBytes"));
   std::array<uint8_t, kRamHeaderSize> bytes;
   fill_ram_header(bytes, packet);
   return to_bytes(info.Env(), bytes);
@@ -95,7 +96,8 @@ Napi::Value parse_ram_header(const Napi::CallbackInfo& info) {
   auto bytes = exactly<kRamHeaderSize>(info[0]);
   if (!bytes) return to_js(env, bytes.error());
   RamHeader header;
-  if (auto parsed = multifd::parse_ram_header(*bytes, header); !parsed) {
+  const auto compression_flag = static_cast<uint32_t>(to_uint64(info[2]));
+  if (auto parsed = multifd::parse_ram_header(*bytes, header, compression_flag); !parsed) {
     return to_js(env, parsed.error());
   }
   if (auto checked = check_offsets(header, to_uint64(info[1])); !checked) {
@@ -104,6 +106,7 @@ Napi::Value parse_ram_header(const Napi::CallbackInfo& info) {
   const std::span<const uint64_t> offsets(header.offsets.data(), header.pages());
   Napi::Object object = Napi::Object::New(env);
   object.Set("flags", static_cast<double>(header.flags));
+  object.Set("payloadBytes", static_cast<double>(header.payload_bytes));
   object.Set("packetNum", Napi::BigInt::New(env, header.packet_num));
   object.Set("block", to_bytes(env, header.block()));
   object.Set("normal", to_array(env, offsets.first(header.normal_pages)));

@@ -14,8 +14,13 @@ constexpr size_t kPrefetchPages = 4;
 }  // namespace
 
 ExtentSender::ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>& packet_num,
-                           Progress progress)
-    : ram_(ram), engine_(engine), packet_num_(packet_num), progress_(std::move(progress)) {
+                           Progress progress, PayloadEncoder* encoder)
+    : ram_(ram),
+      engine_(engine),
+      packet_num_(packet_num),
+      progress_(std::move(progress)),
+      encoder_(encoder),
+      body_bytes_max_(encoder != nullptr ? encoder->bytes_max() : 0) {
   if (ram.tracker().wants_sent_copies()) {
     copies_ = std::make_unique_for_overwrite<uint8_t[]>(kPacketsPerRecord * kPacketPagesMax *
                                                         kPageSize);
@@ -113,6 +118,7 @@ Result<void> ExtentSender::open_packet() {
     copies_used_ = 0;
   }
   record_->add(record_->headers[packets_in_record_].data(), kRamHeaderSize);
+  body_iov_ = record_->iov_count;
   normal_count_ = 0;
   zero_count_ = 0;
   packet_open_ = true;
@@ -121,17 +127,42 @@ Result<void> ExtentSender::open_packet() {
 
 Result<void> ExtentSender::close_packet(const RamBlock& block) {
   packet_open_ = false;
+  uint32_t compressed_bytes = 0;
+  if (encoder_ != nullptr && normal_count_ > 0) {
+    auto encoded = encode_body();
+    if (!encoded) return encoded.error();
+    compressed_bytes = *encoded;
+  }
   fill_ram_header(record_->headers[packets_in_record_],
-                  {.flags = 0,
+                  {.flags = encoder_ != nullptr ? encoder_->flag() : 0,
                    .packet_num = packet_num_.fetch_add(1, std::memory_order_relaxed),
                    .block = block.idstr,
                    .normal = {normal_.data(), normal_count_},
-                   .zero = {zero_.data(), zero_count_}});
+                   .zero = {zero_.data(), zero_count_},
+                   .compressed_bytes = compressed_bytes});
   ++packets_in_record_;
   ++counters_.packets;
   counters_.normal_pages += normal_count_;
   counters_.zero_pages += zero_count_;
   return packets_in_record_ == kPacketsPerRecord ? submit_record() : Result<void>();
+}
+
+// Puts the compressed body in the place of the open packet's pages. It lies in the record, which
+// outlives this object where the kernel never releases it.
+Result<uint32_t> ExtentSender::encode_body() {
+  SendRecord& record = *record_;
+  if (record.own_bodies == nullptr) {
+    record.own_bodies =
+        std::make_unique_for_overwrite<uint8_t[]>(kPacketsPerRecord * body_bytes_max_);
+  }
+  uint8_t* const body = record.own_bodies.get() + packets_in_record_ * body_bytes_max_;
+  const std::span<const iovec> runs(&record.iov[body_iov_], record.iov_count - body_iov_);
+  const auto encoded = encoder_->encode(runs, {body, body_bytes_max_});
+  if (!encoded) return encoded.error();
+  record.bytes -= bytes_of(runs);
+  record.iov_count = body_iov_;
+  record.add(body, *encoded);
+  return static_cast<uint32_t>(*encoded);
 }
 
 Result<void> ExtentSender::submit_record() {

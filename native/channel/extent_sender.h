@@ -12,6 +12,7 @@
 
 #include "engine/engine.h"
 #include "guest/ram_state.h"
+#include "payload/payload.h"
 #include "wire/packet.h"
 
 namespace multifd {
@@ -29,9 +30,11 @@ class ExtentSender {
   // Called after each submission, about once per MiB: counters must move while a slow peer takes
   // its time over an extent.
   using Progress = std::function<void(const PageCounters&)>;
-  // packet_num is shared by all channels of a migration (QEMU: one global counter).
-  ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>& packet_num,
-               Progress progress);
+  // packet_num is shared by all channels of a migration (QEMU: one global counter). Without an
+  // encoder pages travel as they are; with one the engine has to send plain: a record's compressed
+  // bodies are written anew when it is used again.
+  ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>& packet_num, Progress progress,
+               PayloadEncoder* encoder = nullptr);
 
   // Sends every page of the extent that is in the round.
   Result<void> send(const Extent& extent);
@@ -43,6 +46,7 @@ class ExtentSender {
   Result<void> add_page(const RamBlock& block, uint64_t page);
   Result<void> open_packet();
   Result<void> close_packet(const RamBlock& block);
+  Result<uint32_t> encode_body();
   Result<void> submit_record();
   void add_payload(uint32_t block, uint64_t page, uint8_t* host);
   bool is_absent(uint64_t page);
@@ -51,11 +55,14 @@ class ExtentSender {
   Engine& engine_;
   std::atomic<uint64_t>& packet_num_;
   const Progress progress_;
+  PayloadEncoder* const encoder_;
+  const size_t body_bytes_max_;  // of a compressed packet
   PageCounters counters_;
 
   uint32_t block_index_ = 0;
   SendRecord* record_ = nullptr;  // being filled, ours until submitted
   uint32_t packets_in_record_ = 0;
+  uint32_t body_iov_ = 0;  // the first iovec behind the open packet's header
   uint32_t normal_count_ = 0;
   uint32_t zero_count_ = 0;
   bool packet_open_ = false;

@@ -2,6 +2,7 @@
 
 #include "base/iov.h"
 #include "guest/page_ops.h"
+#include "guest/prefault.h"
 
 namespace multifd {
 
@@ -21,12 +22,13 @@ Result<std::unique_ptr<ReceiveChannel>> ReceiveChannel::start(UniqueFd fd,
                                                               std::shared_ptr<ReceiveGroup> group,
                                                               Wakeup& wakeup) {
   std::unique_ptr<ReceiveChannel> channel(
-      new ReceiveChannel(std::move(fd), options, std::move(group), wakeup));
+      new ReceiveChannel(std::move(fd), std::move(options), std::move(group), wakeup));
   if (auto prepared = channel->prepare(); !prepared) return prepared.error();
   auto lease = channel->group_->memory->lease([raw = channel.get()] { raw->destroy(); });
   if (!lease) return lease.error();
   channel->lease_.emplace(std::move(*lease));
-  const std::string name = "multifd-recv-" + std::to_string(unsigned{options.channel_id});
+  const std::string name =
+      "multifd-recv-" + std::to_string(unsigned{channel->options_.channel_id});
   if (auto started = channel->ChannelThread::start(name); !started) return started.error();
   return channel;
 }
@@ -34,11 +36,13 @@ Result<std::unique_ptr<ReceiveChannel>> ReceiveChannel::start(UniqueFd fd,
 ReceiveChannel::ReceiveChannel(UniqueFd fd, ReceiveChannelOptions options,
                                std::shared_ptr<ReceiveGroup> group, Wakeup& wakeup)
     : ChannelThread(wakeup),
-      options_(options),
+      options_(std::move(options)),
       group_(std::move(group)),
       socket_(fd.get()),
       fd_(std::move(fd)),
-      counters_(options.counters) {}
+      counters_(options_.counters) {
+  if (options_.decoder) compressed_ = std::make_unique_for_overwrite<uint8_t[]>(kPayloadBytesMax);
+}
 
 ReceiveChannel::~ReceiveChannel() {
   destroy();
@@ -73,9 +77,12 @@ void ReceiveChannel::run() {
 // Returns normally when the peer ended the stream between two packets, or when told to stop.
 Result<void> ReceiveChannel::receive() {
   RamHeader header;
+  const uint32_t compression_flag = options_.decoder ? options_.decoder->flag() : 0;
   auto more = read_header();
   while (more && *more) {
-    if (auto parsed = parse_ram_header(header_bytes_, header); !parsed) return parsed;
+    if (auto parsed = parse_ram_header(header_bytes_, header, compression_flag); !parsed) {
+      return parsed;
+    }
     if (auto placed = place(header); !placed) return placed;
     const bool sync = (header.flags & kFlagSync) != 0;
     // Behind a SYNC nothing may be read before it is collected; otherwise the next header comes
@@ -127,7 +134,7 @@ Result<void> ReceiveChannel::place(const RamHeader& header) {
     }
     run_end = host + kPageSize;
   }
-  payload_bytes_ = header.normal_pages * kPageSize;
+  payload_bytes_ = header.payload_bytes;
   for (uint32_t i = header.normal_pages; i < header.pages(); ++i) {
     if (auto zeroed = apply_zero_page(block, received, header.offsets[i] / kPageSize); !zeroed) {
       return zeroed;
@@ -153,15 +160,34 @@ Result<bool> ReceiveChannel::read_header() {
 }
 
 Result<bool> ReceiveChannel::read_payload(bool with_next_header) {
+  if (options_.decoder && payload_bytes_ > 0) return read_compressed(with_next_header);
   if (with_next_header) iov_[iov_count_++] = {header_bytes_.data(), header_bytes_.size()};
-  return read_fully(payload_bytes_, with_next_header ? header_bytes_.size() : 0);
+  return read_fully({iov_.data(), iov_count_}, payload_bytes_,
+                    with_next_header ? header_bytes_.size() : 0);
 }
 
-Result<bool> ReceiveChannel::read_fully(size_t payload_bytes, size_t header_bytes) {
+// The peer may have closed the connection behind the payload, which counts all the same.
+Result<bool> ReceiveChannel::read_compressed(bool with_next_header) {
+  std::array<iovec, 2> iov = {iovec{compressed_.get(), payload_bytes_},
+                              iovec{header_bytes_.data(), header_bytes_.size()}};
+  auto more = read_fully(std::span(iov).first(with_next_header ? 2 : 1), payload_bytes_,
+                         with_next_header ? header_bytes_.size() : 0);
+  if (!more || stopping()) return more;
+  const std::span<const iovec> runs(iov_.data(), iov_count_);
+  for (const iovec& run : runs) {
+    if (auto faulted = prefault(*last_block_->mapping, run); !faulted) return faulted.error();
+  }
+  const auto decoded = options_.decoder->decode({compressed_.get(), payload_bytes_}, runs);
+  if (!decoded) return decoded.error();
+  return more;
+}
+
+Result<bool> ReceiveChannel::read_fully(std::span<iovec> iov, size_t payload_bytes,
+                                        size_t header_bytes) {
   size_t left = payload_bytes + header_bytes;
   msghdr message{};
-  message.msg_iov = iov_.data();
-  message.msg_iovlen = iov_count_;
+  message.msg_iov = iov.data();
+  message.msg_iovlen = iov.size();
   while (left > 0) {
     const ssize_t got = options_.syscalls->receive_guest(fd_.get(), &message, MSG_WAITALL);
     if (stopping()) return false;

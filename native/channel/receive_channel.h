@@ -14,6 +14,7 @@
 #include "channel/counters.h"
 #include "guest/dirty_bitmap.h"
 #include "guest/guest_memory.h"
+#include "payload/payload.h"
 #include "wire/packet.h"
 
 namespace multifd {
@@ -28,6 +29,7 @@ struct ReceiveGroup {
 
 struct ReceiveChannelOptions {
   uint8_t channel_id = 0;
+  std::unique_ptr<PayloadDecoder> decoder = nullptr;  // null: uncompressed
   CounterCell* counters = nullptr;  // ReceiveCounter::kCount cells that outlive the channel
   const Syscalls* syscalls = &kKernelSyscalls;
 };
@@ -51,11 +53,12 @@ class ReceiveChannel final : public ChannelThread {
   void interrupt() override;
   void release_resources() override;
   Result<void> receive();
-  // Reads the scattered payload of the packet, and the next header behind it if asked to. False:
-  // the peer closed the connection in front of that header.
+  // Reads the payload of the packet to where it belongs, and the next header behind it if asked to.
+  // False: the peer closed the connection in front of that header.
   Result<bool> read_payload(bool with_next_header);
   Result<bool> read_header();
-  Result<bool> read_fully(size_t payload_bytes, size_t header_bytes);
+  Result<bool> read_compressed(bool with_next_header);
+  Result<bool> read_fully(std::span<iovec> iov, size_t payload_bytes, size_t header_bytes);
   Result<void> place(const RamHeader& header);
   Result<void> apply_zero_page(const RamBlock& block, DirtyBitmap& received, uint64_t page);
   bool park_at_sync();
@@ -83,6 +86,7 @@ class ReceiveChannel final : public ChannelThread {
   std::array<iovec, kPacketPagesMax + 1> iov_;
   size_t iov_count_ = 0;
   size_t payload_bytes_ = 0;
+  std::unique_ptr<uint8_t[]> compressed_;  // kPayloadBytesMax, with a decoder
 };
 
 }  // namespace multifd

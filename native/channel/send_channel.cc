@@ -16,7 +16,8 @@ Result<std::unique_ptr<SendChannel>> SendChannel::start(SendChannelOptions optio
   const unsigned id = options.initial.channel_id;
   // What a hash tracker sends are its own copies, in a buffer that the next record uses again: the
   // kernel must have copied them by then, and pinning a private copy would save nothing.
-  if (group->ram->tracker().wants_sent_copies()) options.zero_copy = false;
+  // The same is true of compressed bodies.
+  if (group->ram->tracker().wants_sent_copies() || options.encoder) options.zero_copy = false;
   std::unique_ptr<SendChannel> channel(
       new SendChannel(std::move(options), std::move(group), wakeup));
   if (auto prepared = channel->prepare(); !prepared) return prepared.error();
@@ -176,7 +177,8 @@ Result<void> SendChannel::enable_zero_copy() {
 
 Result<void> SendChannel::serve(Engine& engine) {
   ExtentSender sender(*group_->ram, engine, group_->packet_num,
-                      [this, &engine](const PageCounters& pages) { publish(engine, pages); });
+                      [this, &engine](const PageCounters& pages) { publish(engine, pages); },
+                      options_.encoder.get());
   Command command;
   while (next_command(command)) {
     if (command.kind == CommandKind::kClose) return engine.flush(0);

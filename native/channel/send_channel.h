@@ -28,6 +28,7 @@ struct SendChannelOptions {
   uint64_t high_water_bytes = 0;  // of unreleased bytes; unused without zero-copy
   uint64_t low_water_bytes = 0;
   uint64_t zero_copy_until_bytes = UINT64_MAX;  // see WaterMarks
+  std::unique_ptr<PayloadEncoder> encoder = nullptr;  // null: uncompressed; else never zero-copy
   CounterCell* counters = nullptr;  // SendCounter::kCount cells that outlive the channel
 };
 

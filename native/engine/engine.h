@@ -38,6 +38,8 @@ struct SendRecord {
   bool submitting = false;        // more calls may follow
   std::array<iovec, kRecordIovMax> iov;
   std::array<std::array<uint8_t, kRecordHeaderSize>, kPacketsPerRecord> headers;
+  // Bodies that are not guest memory; made by the first who needs them, as long as the record.
+  std::unique_ptr<uint8_t[]> own_bodies;
 
   void add(void* base, size_t size) {
     iov[iov_count++] = {base, size};

@@ -46,6 +46,29 @@ Error wrong_version(ErrorCode code, uint32_t version) {
   return Error::make(code, "got multifd version %u, expected %u", version, kMultifdVersion);
 }
 
+// Of a packet with pages: its method, and how long what follows may be.
+Result<void> check_payload(const RamHeader& header, uint32_t compression_flag) {
+  if ((header.flags & kFlagCompressionMask) != compression_flag) {
+    return Error::make(ErrorCode::kProtocol,
+                       "got compression bits 0x%x, expected 0x%x: set the same "
+                       "multifd-compression on both ends",
+                       header.flags & kFlagCompressionMask, compression_flag);
+  }
+  if (header.normal_pages == 0) return {};
+  const size_t uncompressed = header.normal_pages * kPageSize;
+  if (compression_flag == 0 && header.payload_bytes != uncompressed) {
+    return Error::make(ErrorCode::kProtocol,
+                       "got next_packet_size %u, expected %zu for %u uncompressed pages",
+                       header.payload_bytes, uncompressed, header.normal_pages);
+  }
+  if (header.payload_bytes == 0 || header.payload_bytes > kPayloadBytesMax) {
+    return Error::make(ErrorCode::kProtocol,
+                       "got next_packet_size %u, expected 1 to %zu for %u compressed pages",
+                       header.payload_bytes, kPayloadBytesMax, header.normal_pages);
+  }
+  return {};
+}
+
 }  // namespace
 
 void fill_initial_packet(std::span<uint8_t, kInitialPacketSize> out, const InitialPacket& packet) {
@@ -85,7 +108,10 @@ void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& pa
   if (packet.normal.empty() && packet.zero.empty()) return;
   put32(at + kAtPagesAlloc, kPacketPagesMax);
   put32(at + kAtNormalPages, static_cast<uint32_t>(packet.normal.size()));
-  put32(at + kAtNextPacketSize, static_cast<uint32_t>(packet.normal.size() * kPageSize));
+  const bool compressed = (packet.flags & kFlagCompressionMask) != 0;
+  put32(at + kAtNextPacketSize,
+        compressed ? packet.compressed_bytes
+                   : static_cast<uint32_t>(packet.normal.size() * kPageSize));
   put32(at + kAtZeroPages, static_cast<uint32_t>(packet.zero.size()));
   std::memcpy(at + kAtBlock, packet.block.data(), packet.block.size());
   uint8_t* offset_at = at + kAtOffsets;
@@ -97,7 +123,8 @@ void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& pa
   }
 }
 
-Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, RamHeader& out) {
+Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, RamHeader& out,
+                              uint32_t compression_flag) {
   const uint8_t* const at = bytes.data();
   if (const uint32_t magic = get32(at); magic != kMultifdMagic) {
     return wrong_magic(ErrorCode::kProtocol, magic);
@@ -107,11 +134,12 @@ Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, Ra
   }
   out.flags = get32(at + kAtFlags);
   out.packet_num = get64(at + kAtPacketNum);
-  if (out.flags & ~kFlagSync) {
+  if (out.flags & ~(kFlagSync | compression_flag)) {
     return Error::make(ErrorCode::kUnsupported,
-                       "got packet flags 0x%x, expected none but SYNC (0x1): compression and "
-                       "device-state packets are not supported; switch them off at the source",
-                       out.flags);
+                       "got packet flags 0x%x, expected none but 0x%x: set the same "
+                       "multifd-compression on both ends, and switch device state over multifd "
+                       "off at the source",
+                       out.flags, kFlagSync | compression_flag);
   }
   const uint32_t pages_alloc = get32(at + kAtPagesAlloc);
   out.normal_pages = get32(at + kAtNormalPages);
@@ -125,13 +153,9 @@ Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, Ra
                        "got %u normal and %u zero pages, expected at most %u together",
                        out.normal_pages, out.zero_pages, pages_alloc);
   }
-  const uint32_t next_packet_size = get32(at + kAtNextPacketSize);
-  if (out.normal_pages > 0 && next_packet_size != out.normal_pages * kPageSize) {
-    return Error::make(ErrorCode::kProtocol,
-                       "got next_packet_size %u, expected %zu for %u uncompressed pages",
-                       next_packet_size, out.normal_pages * kPageSize, out.normal_pages);
-  }
+  out.payload_bytes = out.normal_pages > 0 ? get32(at + kAtNextPacketSize) : 0;
   if (out.pages() == 0) return {};
+  if (auto checked = check_payload(out, compression_flag); !checked) return checked;
   std::memcpy(out.block_bytes.data(), at + kAtBlock, kBlockNameSize);
   out.block_size = strnlen(out.block_bytes.data(), kBlockNameSize - 1);
   if (out.block_size == 0) {

@@ -27,6 +27,8 @@ inline constexpr unsigned kChannelsMax = 255;
 inline constexpr uint32_t kPacketPagesMax = 128;
 inline constexpr size_t kRamHeaderSize = 320 + 8 * kPacketPagesMax;
 inline constexpr size_t kBlockNameSize = 256;
+// Of a compressed payload: what QEMU's receivers have room for, without looking (2 * 512 KiB).
+inline constexpr size_t kPayloadBytesMax = size_t{1} << 20;
 
 struct InitialPacket {
   std::array<uint8_t, 16> uuid{};
@@ -44,6 +46,7 @@ struct RamPacket {
   std::string_view block;  // empty only when there are no pages
   std::span<const uint64_t> normal;
   std::span<const uint64_t> zero;
+  uint32_t compressed_bytes = 0;  // the payload's, where flags name a method and pages are normal
 };
 
 void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& packet);
@@ -53,6 +56,7 @@ struct RamHeader {
   uint32_t flags = 0;
   uint32_t normal_pages = 0;
   uint32_t zero_pages = 0;
+  uint32_t payload_bytes = 0;  // behind the header; 0 without normal pages
   uint64_t packet_num = 0;
   std::array<char, kBlockNameSize> block_bytes{};
   size_t block_size = 0;
@@ -64,7 +68,9 @@ struct RamHeader {
 
 // Checks everything that needs no block: magic, version, flags, counts, sizes. next_packet_size is
 // believed only where there are pages with a payload (QEMU 7.2 leaves a stale one elsewhere).
-Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, RamHeader& out);
+// `compression_flag` is the agreed method's bit, which every packet with pages has; 0: none.
+Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, RamHeader& out,
+                              uint32_t compression_flag = 0);
 // Every offset aligned to a page and inside used_length bytes.
 Result<void> check_offsets(const RamHeader& header, uint64_t used_length);
 

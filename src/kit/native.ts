@@ -164,7 +164,14 @@ export interface NativeSendChannelOptions extends NativeEndpoint {
   lowWaterBytes: number
   zeroCopyUntilBytes: number
   counters: Float64Array
+  /** Compressed payloads are sent plain, whatever `zeroCopy` says. Default none. */
+  compression?: NativeCompression
+  /** zlib 0 to 9, zstd 0 to 20; default 1. */
+  compressionLevel?: number
 }
+
+/** QEMU's `multifd-compression`; zstd only where its library was there at build time. */
+export type NativeCompression = 'none' | 'zlib' | 'zstd'
 
 export interface NativeBlock {
   idstr: string
@@ -211,7 +218,7 @@ export interface NativeAddon {
   startReceiveChannel(
     group: NativeReceiveGroup,
     connection: NativeConnection,
-    options: { counters: Float64Array },
+    options: { counters: Float64Array; compression?: NativeCompression },
   ): NativeReceiveChannel | NativeError
   startListener(
     options: NativeEndpoint & { identifyTimeoutMs: number },
@@ -223,12 +230,15 @@ export interface NativeAddon {
   parseRamHeader(
     bytes: Uint8Array,
     usedLength: number,
+    compressionFlag?: number,
   ): NativeRamHeader<bigint, Uint8Array> | NativeError
 }
 
 /** The native packet codec's view of a RAM packet; only its comparison with src/wire uses it. */
 export interface NativeRamHeader<PacketNum, Block> {
   flags: number
+  /** Of a compressed packet with normal pages; otherwise it follows from their number. */
+  payloadBytes?: number
   packetNum: PacketNum
   block: Block
   normal: number[]

@@ -28,6 +28,9 @@ import {
 /** Size of every RAM packet header, however many pages it lists: 320 + 8 * 128. */
 export const RAM_PACKET_HEADER_BYTES = RAM_PACKET_FIXED_BYTES + 8 * PACKET_PAGES_MAX
 
+/** Most bytes of a compressed payload: what QEMU's receivers have room for, without looking. */
+export const PAYLOAD_BYTES_MAX = 1024 * 1024
+
 /** What a channel says first, once, source to destination. */
 export interface InitialPacket {
   /** 16 raw bytes, all zero when the VM has no UUID. */
@@ -277,6 +280,9 @@ function checkCounts(header: RamPacketHeader, compressionFlag: number): string |
   const expected = normalPages * PAGE_SIZE_BYTES
   if (compressionFlag === 0 && normalPages > 0 && nextPacketSize !== expected) {
     return `next_packet_size is ${nextPacketSize}, expected ${expected} for ${normalPages} uncompressed pages`
+  }
+  if (normalPages > 0 && (nextPacketSize === 0 || nextPacketSize > PAYLOAD_BYTES_MAX)) {
+    return `next_packet_size is ${nextPacketSize}, expected 1 to ${PAYLOAD_BYTES_MAX} for ${normalPages} compressed pages`
   }
   return undefined
 }

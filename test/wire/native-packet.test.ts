@@ -35,29 +35,41 @@ const name = fc
   .string({ minLength: 1, maxLength: 40, unit: 'grapheme' })
   .filter((text) => !text.includes('\0'))
 
+/** Method bits: none, zlib, zstd. */
+const METHODS = [0, 2, 4]
+
 const packet = fc
   .record({
+    method: fc.constantFrom(...METHODS),
+    compressedBytes: fc.integer({ min: 1, max: 2 ** 20 }),
     offsets: fc.array(offset, { maxLength: 128 }),
     split: fc.nat(128),
     name,
     packetNum: fc.nat(Number.MAX_SAFE_INTEGER),
     flags: fc.constantFrom(0, 1),
   })
-  .map(({ offsets, split, ...rest }) => ({
-    ...rest,
-    block: offsets.length === 0 ? '' : rest.name,
-    normal: offsets.slice(0, split),
-    zero: offsets.slice(split),
-  }))
+  .map(({ offsets, split, method, compressedBytes, flags, ...rest }) => {
+    const normal = offsets.slice(0, split)
+    const payloadBytes = method === 0 ? normal.length * 4096 : compressedBytes
+    return {
+      ...rest,
+      method,
+      flags: offsets.length === 0 ? flags : flags | method,
+      block: offsets.length === 0 ? '' : rest.name,
+      normal,
+      zero: offsets.slice(split),
+      payloadBytes: normal.length === 0 ? 0 : payloadBytes,
+    }
+  })
 
 type Packet = typeof packet extends fc.Arbitrary<infer T> ? T : never
 
-function encode({ flags, packetNum, block, normal, zero }: Packet): Uint8Array {
+function encode({ flags, packetNum, block, normal, zero, payloadBytes }: Packet): Uint8Array {
   return encodeRamPacketHeader({
     flags,
     packetNum,
     pagesAlloc: normal.length + zero.length === 0 ? 0 : 128,
-    nextPacketSize: normal.length * 4096,
+    nextPacketSize: payloadBytes,
     ramblock: block,
     normalOffsets: normal,
     zeroOffsets: zero,
@@ -65,15 +77,17 @@ function encode({ flags, packetNum, block, normal, zero }: Packet): Uint8Array {
 }
 
 /** What either decoder makes of a RAM header, comparable. */
-function byTypeScript(bytes: Uint8Array): unknown {
-  const result = decodeRamPacketHeader(bytes, { usedLength: () => USED_LENGTH })
+function byTypeScript(bytes: Uint8Array, compressionFlag = 0): unknown {
+  const usedLength = () => USED_LENGTH
+  const result = decodeRamPacketHeader(bytes, { usedLength, compressionFlag })
   if (!result.ok) return result.error.code
-  const { flags, packetNum, ramblock, normalOffsets, zeroOffsets } = result.value
-  return { flags, packetNum, block: ramblock, normal: normalOffsets, zero: zeroOffsets }
+  const { flags, packetNum, ramblock, normalOffsets, zeroOffsets, nextPacketSize } = result.value
+  const pages = { normal: normalOffsets, zero: zeroOffsets, payloadBytes: nextPacketSize }
+  return { flags, packetNum, block: ramblock, ...pages }
 }
 
-function byNative(bytes: Uint8Array): unknown {
-  const result = addon.parseRamHeader(bytes, USED_LENGTH)
+function byNative(bytes: Uint8Array, compressionFlag = 0): unknown {
+  const result = addon.parseRamHeader(bytes, USED_LENGTH, compressionFlag)
   if ('detail' in result) return result.code
   const block = result.normal.length + result.zero.length === 0 ? '' : decodeName(result.block)
   return { ...result, packetNum: Number(result.packetNum), block }
@@ -144,7 +158,9 @@ describe('native and TypeScript decoders agree', () => {
 
   it('on RAM headers, whole or damaged', () => {
     // Single bytes, and 32-bit fields with values near what their checks compare with.
-    const near = fc.constantFrom(0, 1, 2, 4096, 8192, 127, 128, 129, 0x7fff_ffff, 0xffff_ffff)
+    const near = fc.constantFrom(
+      ...[0, 1, 2, 3, 4, 4096, 8192, 127, 128, 129, 2 ** 20, 2 ** 20 + 1, 0x7fff_ffff, 0xffff_ffff],
+    )
     const poke = fc.oneof(
       fc.record({ at: fc.nat(1343), value: fc.nat(255), wide: fc.constant(false) }),
       fc.record({ at: fc.nat(400), value: fc.nat(255), wide: fc.constant(false) }),
@@ -154,19 +170,21 @@ describe('native and TypeScript decoders agree', () => {
     )
     const seen = new Map<string, number>()
     fc.assert(
-      fc.property(packet, fc.array(poke, { maxLength: 3 }), (one, pokes) => {
+      fc.property(packet, fc.array(poke, { maxLength: 3 }), fc.nat(9), (one, pokes, other) => {
         const bytes = encode(one)
         for (const { at, value, wide } of pokes) {
           if (wide) viewOf(bytes).setUint32(at, value)
           else bytes[at] = value
         }
         if (isStatedDifference(bytes)) return
-        const here = byTypeScript(bytes)
-        expect(byNative(bytes)).toEqual(here)
+        // Mostly the method that the packet was made for.
+        const flag = METHODS[other] ?? one.method
+        const here = byTypeScript(bytes, flag)
+        expect(byNative(bytes, flag)).toEqual(here)
         const outcome = typeof here === 'string' ? here : 'accepted'
         seen.set(outcome, (seen.get(outcome) ?? 0) + 1)
       }),
-      { ...runs, numRuns: 5000 },
+      { ...runs, numRuns: 8000 },
     )
     // The test must have looked at every kind of outcome, and often.
     for (const outcome of ['accepted', 'ERR_MULTIFD_PROTOCOL', 'ERR_MULTIFD_UNSUPPORTED']) {
@@ -177,6 +195,7 @@ describe('native and TypeScript decoders agree', () => {
   it('except for a packet_num above 2^53-1 and a name that is not UTF-8', () => {
     const one: Packet = {
       ...{ flags: 0, packetNum: 1, name: '', block: 'pc.ram', normal: [0], zero: [] },
+      ...{ method: 0, payloadBytes: 4096 },
     }
     const large = encode(one)
     viewOf(large).setUint32(24, 0x0020_0000)

@@ -57,7 +57,7 @@ class Migration {
                                  .low_water_bytes = 1 << 20,
                                  .counters = end->send_cells.data()};
       options.initial.channel_id = static_cast<uint8_t>(i);
-      auto sending = SendChannel::start(options, send_group_, end->send_wakeup);
+      auto sending = SendChannel::start(std::move(options), send_group_, end->send_wakeup);
       CHECK_OK(sending);
       end->sending = std::move(*sending);
       InitialPacket initial;
