@@ -222,7 +222,8 @@ export function turnNotes(
       'run is a pair of fresh processes; in the warm-up turn both hashed their RAM: identical.',
     'Zero-copy: the share of all bytes that the kernel released uncopied. Copied after all: sent with ' +
       'zero-copy, and copied by the kernel. The rest went out by plain, copying sends. Medians.',
-    'The bench guest promises never to discard a page, so its memory may be registered.',
+    'The bench guest promises never to discard a page, so its memory may be registered with ' +
+      'io_uring, unless it is in huge pages (--no-huge-pages).',
     `Where the sides ran: ${[...new Set(settings)].join('; ')}.`,
     `Huge pages ${hugePages ? 'asked for' : 'refused'}; at the source they really back ` +
       `${formatBytes(Math.min(...huge))} to ${formatBytes(Math.max(...huge))}.`,
