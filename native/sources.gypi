@@ -8,6 +8,7 @@
       "native/channel/endpoint.cc",
       "native/channel/extent_sender.cc",
       "native/channel/listener.cc",
+      "native/channel/main_channel_pages.cc",
       "native/channel/receive_channel.cc",
       "native/channel/send_channel.cc",
       "native/channel/send_group.cc",
@@ -51,6 +52,7 @@
       "native/binding/io_uring.cc",
       "native/binding/payload_options.cc",
       "native/binding/ram_state.cc",
+      "native/binding/received_pages.cc",
       "native/binding/wire_codec.cc"
     ]
   }

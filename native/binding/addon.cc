@@ -8,6 +8,7 @@
 #include "binding/guest_memory.h"
 #include "binding/io_uring.h"
 #include "binding/ram_state.h"
+#include "binding/received_pages.h"
 #include "binding/wire_codec.h"
 #include "channel/counters.h"
 
@@ -76,6 +77,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("createReceiveGroup", ReceiveGroupWrap::create);
   add("startReceiveChannel", ReceiveChannelWrap::create);
   add("startListener", ListenerWrap::create);
+  add("fileDataRanges", file_data_ranges);
   add("encodeInitialPacket", encode_initial_packet);
   add("parseInitialPacket", parse_initial_packet);
   add("encodeRamHeader", encode_ram_header);

@@ -189,7 +189,11 @@ Napi::Value SendChannelWrap::engine_report(const Napi::CallbackInfo& info) {
 // ReceiveGroup
 
 std::vector<ReceiveGroupWrap::PropertyDescriptor> ReceiveGroupWrap::methods() {
-  return {InstanceMethod("close", &ReceiveGroupWrap::close)};
+  return {
+      InstanceMethod("applyZeroRun", &ReceiveGroupWrap::apply_zero_run),
+      InstanceMethod("applyPages", &ReceiveGroupWrap::apply_pages),
+      InstanceMethod("close", &ReceiveGroupWrap::close),
+  };
 }
 
 Napi::Value ReceiveGroupWrap::create(const Napi::CallbackInfo& info) {

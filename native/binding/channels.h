@@ -57,6 +57,8 @@ class ReceiveGroupWrap : public Wrapped<ReceiveGroupWrap, std::shared_ptr<Receiv
   static Napi::Value create(const Napi::CallbackInfo& info);
 
  private:
+  Napi::Value apply_zero_run(const Napi::CallbackInfo& info);
+  Napi::Value apply_pages(const Napi::CallbackInfo& info);
   void close(const Napi::CallbackInfo& info);
 };
 

@@ -4,6 +4,7 @@ import { deferred } from '../kit/deferred.ts'
 import type { MultifdError } from '../kit/errors.ts'
 import {
   checked,
+  type NativeCompression,
   type NativeConnection,
   type NativeReceiveChannel,
   type NativeReceiveGroup,
@@ -23,6 +24,14 @@ export interface ReceiveChannelListener {
   failed(error: MultifdError): void
 }
 
+export interface ReceiveChannelOptions {
+  /** What the source compresses with; default none. */
+  compression?: NativeCompression
+}
+
+/** Where the cells of the page counters are; the same in every channel. */
+let pageCells: [number, number] | undefined
+
 export class ReceiveChannel {
   readonly channelId: number
   /** Resolves, always, when the thread has ended and everything is given back. */
@@ -37,12 +46,13 @@ export class ReceiveChannel {
     group: NativeReceiveGroup,
     connection: NativeConnection,
     listener: ReceiveChannelListener,
+    options: ReceiveChannelOptions = {},
   ) {
     const { channelId } = connection
     this.channelId = channelId
     const about = `multifd channel ${channelId}`
     this.#native = checked(
-      native().startReceiveChannel(group, connection, { counters: this.#cells }),
+      native().startReceiveChannel(group, connection, { counters: this.#cells, ...options }),
       `starting ${about} failed`,
     )
     const closed = deferred()
@@ -73,6 +83,15 @@ export class ReceiveChannel {
   /** Everything read so far; one cell, read in place. */
   get receivedBytes(): number {
     return this.#cells[0] ?? 0
+  }
+
+  /** Pages so far, with contents and zero; exact while it is parked. */
+  get receivedPages(): number {
+    pageCells ??= [
+      receiveCounterNames().indexOf('normalPages'),
+      receiveCounterNames().indexOf('zeroPages'),
+    ]
+    return (this.#cells[pageCells[0]] ?? 0) + (this.#cells[pageCells[1]] ?? 0)
   }
 
   releaseSync(): void {

@@ -141,6 +141,10 @@ export interface NativeSendGroup {
 }
 
 export interface NativeReceiveGroup {
+  /** Pages of the main channel; for runs of pages, not for each. */
+  applyZeroRun(block: number, firstPage: number, pageCount: number): undefined | NativeError
+  /** `bytes` are whole pages, copied before the call returns. */
+  applyPages(block: number, firstPage: number, bytes: Uint8Array): undefined | NativeError
   close(): void
 }
 
@@ -223,6 +227,8 @@ export interface NativeAddon {
   startListener(
     options: NativeEndpoint & { identifyTimeoutMs: number },
   ): NativeListener | NativeError
+  /** The parts of a file that are no holes: pairs of first byte and length, ascending. */
+  fileDataRanges(path: string, sizeBytes: number): Promise<Float64Array | NativeError>
   /** The codec of native/wire, exported for test/wire/native-packet.test.ts alone. */
   encodeInitialPacket(packet: { uuid: Uint8Array; channelId: number }): Uint8Array | NativeError
   parseInitialPacket(bytes: Uint8Array): { uuid: Uint8Array; channelId: number } | NativeError

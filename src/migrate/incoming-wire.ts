@@ -5,14 +5,22 @@ import { MainChannel } from '../channel/main-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
 import type { NativeConnection } from '../kit/native.ts'
+import { concatBytes } from '../wire/bytes.ts'
 import type { MainStreamEvent } from '../wire/main-stream-events.ts'
 import { MainStreamReader } from '../wire/main-stream-reader.ts'
-import { encodePong, encodeShut } from '../wire/return-path.ts'
+import { encodePong, encodeShut, encodeSwitchoverAck } from '../wire/return-path.ts'
+
+/** What it means that the source closed a stream that is complete; undefined: nothing bad. */
+export type CompleteEnd = () => MultifdError | undefined
 
 export class IncomingWire {
   readonly #main: MainChannel
   readonly #reader = new MainStreamReader()
   readonly #fail: (error: MultifdError) => void
+  readonly #completeEnd: CompleteEnd
+  /** Until the configuration was read: what came so far. */
+  #opening: Uint8Array = new Uint8Array(0)
+  #openingOver = false
   #events: MainStreamEvent[] = []
   /** What to report once the events before it were worked off. */
   #error: MultifdError | undefined
@@ -20,13 +28,33 @@ export class IncomingWire {
   #arrived: Deferred<void> = deferred()
 
   /** Takes the connection over; `fail` hears of a connection that breaks. */
-  constructor(connection: NativeConnection, fail: (error: MultifdError) => void) {
+  constructor(
+    connection: NativeConnection,
+    fail: (error: MultifdError) => void,
+    completeEnd: CompleteEnd = handOverMissing,
+  ) {
     this.#fail = fail
+    this.#completeEnd = completeEnd
     this.#main = MainChannel.adopt(connection, {
       data: (bytes) => this.#received(bytes),
       ended: () => this.#peerEnded(),
       failed: fail,
     })
+  }
+
+  /** The next event if it came already: of many small ones, most did. */
+  takeNow(): MainStreamEvent | undefined {
+    return this.#events.shift()
+  }
+
+  /** Header and configuration as they came; empty before the configuration's event. */
+  get opening(): Uint8Array {
+    return this.#openingOver ? this.#opening : new Uint8Array(0)
+  }
+
+  /** The source closed its stream, which was complete. */
+  get endedComplete(): boolean {
+    return this.#ended && this.#events.length === 0 && this.#reader.end().ok
   }
 
   /** The next event. Throws what ended the stream, in its place behind the events before it. */
@@ -35,7 +63,7 @@ export class IncomingWire {
       const event = this.#events.shift()
       if (event !== undefined) return event
       if (this.#error !== undefined) throw this.#error
-      if (this.#ended) throw this.#endError()
+      if (this.#ended) throw this.#endError() ?? handOverMissing()
       this.#arrived = deferred()
       this.#main.resume()
       await this.#arrived.promise
@@ -46,6 +74,11 @@ export class IncomingWire {
   async pong(data: Uint8Array): Promise<void> {
     const value = new DataView(data.buffer, data.byteOffset, data.length).getUint32(0)
     await this.#main.write(encodePong(value))
+  }
+
+  /** This side's devices are ready for the switchover. */
+  async switchoverAck(): Promise<void> {
+    await this.#main.write(encodeSwitchoverAck())
   }
 
   /** Everything is loaded: the source may give its guest up. */
@@ -71,10 +104,18 @@ export class IncomingWire {
 
   #received(bytes: Uint8Array): void {
     const { events, error } = this.#reader.push(bytes)
+    if (!this.#openingOver) this.#keepOpening(bytes)
     this.#events.push(...events)
     this.#error ??= error
     if (this.#events.length > 0) this.#main.pause()
     if (this.#events.length > 0 || this.#error !== undefined) this.#arrived.resolve()
+  }
+
+  #keepOpening(bytes: Uint8Array): void {
+    const openingBytes = this.#reader.openingBytes
+    const kept = concatBytes(this.#opening, bytes)
+    this.#openingOver = openingBytes !== undefined
+    this.#opening = openingBytes === undefined ? kept : kept.slice(0, openingBytes)
   }
 
   #peerEnded(): void {
@@ -82,16 +123,21 @@ export class IncomingWire {
     this.#arrived.resolve()
     // While an event is worked on nobody waits for the next one: the end must be heard all the
     // same.
-    if (this.#events.length === 0 && this.#error === undefined) this.#fail(this.#endError())
+    if (this.#events.length > 0 || this.#error !== undefined) return
+    const error = this.#endError()
+    if (error !== undefined) this.#fail(error)
   }
 
-  #endError(): MultifdError {
+  #endError(): MultifdError | undefined {
     const end = this.#reader.end()
-    if (!end.ok) return end.error
-    return new MultifdError(
-      'ERR_MULTIFD_PEER_CLOSED',
-      'everything was loaded, but the source closed the main channel without handing the guest over: ' +
-        'it still has the guest, or its operator must say who starts it',
-    )
+    return end.ok ? this.#completeEnd() : end.error
   }
+}
+
+function handOverMissing(): MultifdError {
+  return new MultifdError(
+    'ERR_MULTIFD_PEER_CLOSED',
+    'everything was loaded, but the source closed the main channel without handing the guest over: ' +
+      'it still has the guest, or its operator must say who starts it',
+  )
 }

@@ -11,6 +11,7 @@ export class SyncCollector {
   /** Per channel, SYNCs that arrived since the start. */
   readonly #arrived: number[]
   #collected = 0
+  #pagesAtSync = 0
   #waiting: Deferred<void> | undefined
 
   constructor(channels: readonly ReceiveChannel[]) {
@@ -21,6 +22,11 @@ export class SyncCollector {
   /** Sync points passed. */
   get collected(): number {
     return this.#collected
+  }
+
+  /** Pages that came behind the last sync point: nothing vouches for them. */
+  get pagesBehind(): number {
+    return this.#pages() - this.#pagesAtSync
   }
 
   /** A channel is parked. */
@@ -37,9 +43,14 @@ export class SyncCollector {
       this.#waiting = undefined
     }
     this.#collected += 1
+    this.#pagesAtSync = this.#pages()
     for (const channel of this.#channels) channel.releaseSync()
     const sync = this.#collected
     trace('multifd:sync', () => ({ side: 'destination', sync }))
+  }
+
+  #pages(): number {
+    return this.#channels.reduce((sum, channel) => sum + channel.receivedPages, 0)
   }
 
   #allArrived(): boolean {

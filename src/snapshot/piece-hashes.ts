@@ -7,13 +7,22 @@ import { once } from 'node:events'
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 import { MultifdError } from '../kit/errors.ts'
+import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
+import { native, toError } from '../kit/native.ts'
 import { PIECE_BYTES, type SnapshotHash } from './manifest.ts'
 
 /** More would only wait for the memory bus. */
 const THREADS_MAX = 16
 
+/** A file to hash: its first `sizeBytes`. */
+export interface FileToHash {
+  path: string
+  sizeBytes: number
+}
+
 /** A range of a file, bytes. */
 interface Piece {
+  path: string
   offset: number
   length: number
 }
@@ -21,34 +30,83 @@ interface Piece {
 /** What one thread answers for one piece. */
 type Answer = { hash: Uint8Array } | { problem: string }
 
+interface HashOptions {
+  signal?: AbortSignal | undefined
+}
+
 /**
- * Hashes the first `sizeBytes` of a file.
- * @throws MultifdError ERR_MULTIFD_SNAPSHOT if it cannot be read or is shorter, ERR_MULTIFD_ABORTED
+ * Hashes several files, with as many threads as there are processors for all of them together.
+ * @throws MultifdError ERR_MULTIFD_SNAPSHOT if one cannot be read or is shorter,
+ * ERR_MULTIFD_ABORTED
  */
+export async function hashFiles(
+  files: readonly FileToHash[],
+  { signal }: HashOptions = {},
+): Promise<SnapshotHash[]> {
+  const lists: Uint8Array[][] = []
+  const work: { piece: Piece; done: (hash: Uint8Array) => void }[] = []
+  for (const file of files) {
+    const hashes: Uint8Array[] = []
+    lists.push(hashes)
+    for (const [index, piece] of (await piecesOf(file)).entries()) {
+      if (piece.hole) hashes[index] = hashOfZeros(piece.length)
+      else work.push({ piece, done: (hash) => (hashes[index] = hash) })
+    }
+  }
+  const hashSome = async (): Promise<void> => {
+    await using thread = new HashThread()
+    for (let one = work.shift(); one !== undefined; one = work.shift()) {
+      if (signal?.aborted) throw aborted(signal)
+      one.done(await thread.hash(one.piece))
+    }
+  }
+  const threads = Math.min(work.length, availableParallelism(), THREADS_MAX)
+  const ends = await Promise.allSettled(Array.from({ length: threads }, hashSome))
+  for (const end of ends) if (end.status === 'rejected') throw end.reason
+  return lists.map(combine)
+}
+
+/** As `hashFiles`, for one. */
 export async function hashFile(
   path: string,
   sizeBytes: number,
-  options: { signal?: AbortSignal | undefined } = {},
+  options: HashOptions = {},
 ): Promise<SnapshotHash> {
-  const count = Math.ceil(sizeBytes / PIECE_BYTES)
-  const hashes: Uint8Array[] = new Array(count)
-  let next = 0
-  const takeOne = (): number | undefined => (next < count ? next++ : undefined)
-  const hashSome = async (): Promise<void> => {
-    await using thread = new HashThread(path)
-    for (let index = takeOne(); index !== undefined; index = takeOne()) {
-      if (options.signal?.aborted) throw aborted(options.signal)
-      const offset = index * PIECE_BYTES
-      hashes[index] = await thread.hash({
-        offset,
-        length: Math.min(PIECE_BYTES, sizeBytes - offset),
-      })
+  const [hash] = await hashFiles([{ path, sizeBytes }], options)
+  return hash ?? combine([])
+}
+
+/** The pieces of a file. A hole is known to be zero: it is not read. */
+async function piecesOf({ path, sizeBytes }: FileToHash): Promise<(Piece & { hole: boolean })[]> {
+  const pieces: (Piece & { hole: boolean })[] = []
+  const mayHaveHoles = sizeBytes > PIECE_BYTES && sizeBytes % PAGE_SIZE_BYTES === 0
+  for (let offset = 0; offset < sizeBytes; offset += PIECE_BYTES) {
+    const length = Math.min(PIECE_BYTES, sizeBytes - offset)
+    pieces.push({ path, offset, length, hole: mayHaveHoles })
+  }
+  if (!mayHaveHoles) return pieces
+  const ranges = await native().fileDataRanges(path, sizeBytes)
+  if (!(ranges instanceof Float64Array)) throw unreadable(path, toError(ranges, 'asking').message)
+  for (let at = 0; at < ranges.length; at += 2) {
+    const [first = 0, length = 0] = ranges.subarray(at, at + 2)
+    const last = Math.floor((first + length - 1) / PIECE_BYTES)
+    for (let index = Math.floor(first / PIECE_BYTES); index <= last; index += 1) {
+      const piece = pieces[index]
+      if (piece !== undefined) piece.hole = false
     }
   }
-  const threads = Math.min(count, availableParallelism(), THREADS_MAX)
-  const ends = await Promise.allSettled(Array.from({ length: threads }, hashSome))
-  for (const end of ends) if (end.status === 'rejected') throw end.reason
-  return combine(hashes)
+  return pieces
+}
+
+const zeroHashes = new Map<number, Uint8Array>()
+
+function hashOfZeros(length: number): Uint8Array {
+  let hash = zeroHashes.get(length)
+  if (hash === undefined) {
+    hash = createHash('sha256').update(new Uint8Array(length)).digest()
+    zeroHashes.set(length, hash) // at most the whole piece and some ends of files
+  }
+  return hash
 }
 
 /** The hash of bytes that are in memory, in the same form. */
@@ -74,25 +132,20 @@ function aborted(signal: AbortSignal): MultifdError {
   })
 }
 
-/** One worker thread with the file open, and one piece at a time. */
-class HashThread implements AsyncDisposable {
-  readonly #path: string
-  readonly #worker: Worker
+function unreadable(path: string, problem: string): MultifdError {
+  return new MultifdError('ERR_MULTIFD_SNAPSHOT', `hashing ${path} failed: ${problem}`)
+}
 
-  constructor(path: string) {
-    this.#path = path
-    // Its own source text, so that it runs from wherever this file was compiled to.
-    this.#worker = new Worker(`(${hashPieces})()`, { eval: true, workerData: { path } })
-  }
+/** One worker thread, and one piece at a time. */
+class HashThread implements AsyncDisposable {
+  // Its own source text, so that it runs from wherever this file was compiled to.
+  readonly #worker = new Worker(`(${hashPieces})()`, { eval: true })
 
   async hash(piece: Piece): Promise<Uint8Array> {
     this.#worker.postMessage(piece)
     const answer = await this.#answer()
     if ('hash' in answer) return answer.hash
-    throw new MultifdError(
-      'ERR_MULTIFD_SNAPSHOT',
-      `hashing ${this.#path} failed: ${answer.problem}`,
-    )
+    throw unreadable(piece.path, answer.problem)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -112,13 +165,11 @@ class HashThread implements AsyncDisposable {
 
 /** Runs in the worker, from its text: it may use nothing of this file. */
 function hashPieces(): void {
-  const { openSync, readSync } = process.getBuiltinModule('node:fs')
+  const { closeSync, openSync, readSync } = process.getBuiltinModule('node:fs')
   const crypto = process.getBuiltinModule('node:crypto')
-  const { parentPort, workerData } = process.getBuiltinModule('node:worker_threads')
+  const { parentPort } = process.getBuiltinModule('node:worker_threads')
   const buffer = Buffer.alloc(256 * 1024) // stays in the cache
-  let fd: number | undefined
-  const answer = ({ offset, length }: { offset: number; length: number }): object => {
-    fd ??= openSync(workerData.path, 'r')
+  const hashPiece = (fd: number, offset: number, length: number): object => {
     const hash = crypto.createHash('sha256')
     for (let done = 0; done < length; ) {
       const wanted = Math.min(buffer.length, length - done)
@@ -129,11 +180,15 @@ function hashPieces(): void {
     }
     return { hash: hash.digest() }
   }
-  parentPort?.on('message', (piece) => {
+  parentPort?.on('message', ({ path, offset, length }) => {
+    let fd: number | undefined
     try {
-      parentPort.postMessage(answer(piece))
+      fd = openSync(path, 'r')
+      parentPort.postMessage(hashPiece(fd, offset, length))
     } catch (error) {
       parentPort.postMessage({ problem: error instanceof Error ? error.message : String(error) })
+    } finally {
+      if (fd !== undefined) closeSync(fd)
     }
   })
 }

@@ -11,10 +11,11 @@ import {
   isHashed,
   parseManifest,
   type SnapshotFile,
+  type SnapshotHash,
   type SnapshotManifest,
   snapshotFiles,
 } from './manifest.ts'
-import { hashFile } from './piece-hashes.ts'
+import { hashFiles } from './piece-hashes.ts'
 
 const MANIFEST = 'manifest.json'
 const MANIFEST_BYTES_MAX = 256 * 1024 * 1024
@@ -164,7 +165,12 @@ export async function verifySnapshot(
   const manifest = await readManifest(directory)
   const files = snapshotFiles(manifest)
   for (const file of files) await checkSize(directory, file)
-  for (const file of files) await checkHash(directory, file, options.signal)
+  const hashed = files.filter(({ hash }) => hash !== null)
+  const found = await hashFiles(
+    hashed.map(({ path, sizeBytes }) => ({ path: join(directory, path), sizeBytes })),
+    { signal: options.signal },
+  )
+  for (const [index, file] of hashed.entries()) compareHash(directory, file, found[index])
   return { manifest, hashed: isHashed(manifest) }
 }
 
@@ -188,14 +194,12 @@ async function checkSize(directory: string, file: SnapshotFile): Promise<void> {
   )
 }
 
-async function checkHash(
+function compareHash(
   directory: string,
-  { path, sizeBytes, hash }: SnapshotFile,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  if (hash === null) return
-  const found = await hashFile(join(directory, path), sizeBytes, { signal })
-  if (found.sha256 === hash.sha256) return
+  { path, hash }: SnapshotFile,
+  found: SnapshotHash | undefined,
+): void {
+  if (hash === null || found === undefined || found.sha256 === hash.sha256) return
   const piece = found.pieces.findIndex((sha256, index) => sha256 !== hash.pieces[index])
   const where = piece < 0 ? 'its list of hashes' : `its piece ${piece} (16 MiB each, from 0)`
   throw new MultifdError(

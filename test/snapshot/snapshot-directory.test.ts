@@ -235,6 +235,22 @@ describe('hashing a file', () => {
     expect(hash).toEqual(hashBytes(bytes))
   })
 
+  it('knows what a hole hashes to without reading it', async () => {
+    const path = join(scratch, 'sparse')
+    writeFileSync(path, 'data')
+    truncateSync(path, 200 * PIECE_BYTES) // 3.1 GiB: reading it would take seconds
+    const hash = await hashFile(path, 200 * PIECE_BYTES)
+    const zeros = hashBytes(Buffer.alloc(PIECE_BYTES)).pieces[0]
+    const first = Buffer.alloc(PIECE_BYTES)
+    first.write('data')
+    expect(hash.pieces[0]).toBe(hashBytes(first).pieces[0])
+    expect(new Set(hash.pieces.slice(1))).toEqual(new Set([zeros]))
+    expect(hash.pieces).toHaveLength(200)
+    expect(await refusal(hashFile(path, 201 * PIECE_BYTES))).toMatch(
+      /_SNAPSHOT .*expected at least/,
+    )
+  })
+
   it('refuses a file that is shorter than said, or not there', async () => {
     const path = join(scratch, 'short')
     writeFileSync(path, 'x')
