@@ -23,4 +23,19 @@ export type { MigrationSourceOptions } from './migrate/source-options.ts'
 export type { MigrationStatus } from './migrate/status.ts'
 export type { Device, Vmm } from './migrate/vmm.ts'
 export type { FlushThresholds } from './schedule/flush-policy.ts'
+export type {
+  SnapshotDevicesFile,
+  SnapshotFile,
+  SnapshotHash,
+  SnapshotManifest,
+  SnapshotRamFile,
+} from './snapshot/manifest.ts'
+export type { ReceiveSnapshotOptions } from './snapshot/receive-options.ts'
+export { type Reception, receiveSnapshot } from './snapshot/receive-snapshot.ts'
+export type { ReceptionProgress, ReceptionResult, ReceptionStatus } from './snapshot/reception.ts'
+export {
+  readManifest,
+  type VerifiedSnapshot,
+  verifySnapshot,
+} from './snapshot/snapshot-directory.ts'
 export { type Migration, MigrationSource } from './source.ts'

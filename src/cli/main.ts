@@ -7,8 +7,9 @@ import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../kit/native.ts'
 import { type CommandDeclaration, EXIT_FAILED, EXIT_USAGE } from './command.ts'
 import { doctor } from './doctor.ts'
+import { receive } from './receive.ts'
 
-const COMMANDS: readonly CommandDeclaration[] = [doctor]
+const COMMANDS: readonly CommandDeclaration[] = [doctor, receive]
 
 process.exitCode = await main(process.argv.slice(2))
 
