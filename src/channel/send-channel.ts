@@ -5,6 +5,7 @@ import { deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
 import {
   checked,
+  type NativeCompression,
   type NativeEndpoint,
   type NativeEngineReport,
   type NativeSendChannel,
@@ -27,6 +28,10 @@ export interface SendChannelOptions {
   highWaterBytes: number
   lowWaterBytes: number
   zeroCopyUntilBytes: number
+  /** Compressed payloads are never sent zero-copy. Default none. */
+  compression?: NativeCompression
+  /** zlib 0 to 9, zstd 0 to 20; default 1. */
+  compressionLevel?: number
 }
 
 export interface SendChannelListener {

@@ -3,11 +3,20 @@
 // src/schedule/engine-choice.ts; whoever calls takes down what was made.
 
 import { lockedMemoryLimitBytes } from '../channel/locked-memory.ts'
-import { SendChannel, type SendChannelListener } from '../channel/send-channel.ts'
+import {
+  SendChannel,
+  type SendChannelListener,
+  type SendChannelOptions,
+} from '../channel/send-channel.ts'
 import { pathTo } from '../channel/uri.ts'
 import type { TrackerChoice } from '../guest/dirty-tracker.ts'
 import { MultifdError } from '../kit/errors.ts'
-import { type NativeEndpoint, type NativeSendGroup, toError } from '../kit/native.ts'
+import {
+  type NativeCompression,
+  type NativeEndpoint,
+  type NativeSendGroup,
+  toError,
+} from '../kit/native.ts'
 import {
   chooseEngine,
   chooseUnregistered,
@@ -17,10 +26,27 @@ import {
   needsProbe,
   type Probed,
 } from '../schedule/engine-choice.ts'
-import { lockedMemoryShareBytes } from '../schedule/flush-policy.ts'
+import { type ChannelMarks, lockedMemoryShareBytes } from '../schedule/flush-policy.ts'
 import { adaptiveFlush, type FlushControl, fixedFlush, plainFlush } from './flush-control.ts'
 import type { ChannelReport } from './progress.ts'
 import type { SourceSettings } from './source-options.ts'
+import type { Vmm } from './vmm.ts'
+
+/** What the choice of an engine depends on. */
+export type EngineSettings = Pick<SourceSettings, 'engine' | 'zeroCopy' | 'memory'> & {
+  vmm: Pick<Vmm, 'discards'>
+}
+
+/** What is the same for every channel. */
+export type ChannelSettings = Pick<
+  SourceSettings,
+  | 'multifdChannels'
+  | 'zeroCopy'
+  | 'flushThresholds'
+  | 'maxBandwidthBytesPerSecond'
+  | 'uuid'
+  | 'connectTimeoutMs'
+> & { compression?: NativeCompression; compressionLevel?: number | undefined }
 
 /**
  * Before tracking is armed, and before the destination waits for us: registering takes as long as
@@ -28,7 +54,7 @@ import type { SourceSettings } from './source-options.ts'
  * @throws MultifdError ERR_MULTIFD_UNSUPPORTED where zero-copy was asked for and can never be.
  */
 export async function prepareEngine(parts: {
-  settings: SourceSettings
+  settings: EngineSettings
   endpoint: NativeEndpoint
   tracker: TrackerChoice
   group: NativeSendGroup
@@ -48,7 +74,7 @@ export async function prepareEngine(parts: {
 }
 
 function questionOf(
-  settings: SourceSettings,
+  settings: EngineSettings,
   endpoint: NativeEndpoint,
   { tracker, reason }: TrackerChoice,
 ): EngineQuestion {
@@ -78,52 +104,86 @@ async function probe(group: NativeSendGroup): Promise<Probed> {
   return 'errno' in probed ? toError(probed, 'probing io_uring failed').message : probed
 }
 
-/**
- * Starts to connect the channels, each with its first marks. `ready` resolves when all of them are
- * connected and introduced.
- */
-export function openChannels(parts: {
-  settings: SourceSettings
+/** What channels are opened with. */
+export interface ChannelParts {
+  settings: ChannelSettings
   endpoint: NativeEndpoint
   group: NativeSendGroup
   choice: EngineChoice
   listener: SendChannelListener
   /** Takes each channel at once: the next one may fail. */
   opened: (channel: SendChannel) => void
-}): { flush: FlushControl; ready: () => Promise<void> } {
-  const { settings, endpoint, group, choice, listener, opened } = parts
-  const flush = flushOf(settings, choice)
-  const channels = flush.marks().map((marks, channelId) => {
-    const channel = new SendChannel(
-      group,
-      {
-        channelId,
-        endpoint,
-        uuid: settings.uuid,
-        connectTimeoutMs: settings.connectTimeoutMs,
-        engine: choice.engine,
-        zeroCopy: choice.zeroCopy,
-        zeroCopyRequired: settings.zeroCopy === 'on',
-        ...marks,
-      },
-      listener,
-    )
-    // Twice the limit: smooths within an extent without holding one channel below the limit.
-    const bytesPerSecond = settings.maxBandwidthBytesPerSecond
-    if (bytesPerSecond > 0) channel.setPacingRate(2 * bytesPerSecond)
-    opened(channel)
-    return channel
-  })
+}
+
+/**
+ * Starts to connect the channels, each with its first marks. `ready` resolves when all of them are
+ * connected and introduced.
+ */
+export function openChannels(parts: ChannelParts): {
+  flush: FlushControl
+  ready: () => Promise<void>
+} {
+  const flush = flushOf(parts.settings, parts.choice)
+  const channels = flush.marks().map((marks, channelId) => openChannel(parts, channelId, marks))
   const ready = async (): Promise<void> => {
     await Promise.all(channels.map((channel) => channel.ready))
-    for (const { channelId, engineReport } of channels) {
-      if (engineReport.mode === 'plain') flush.channelIsPlain(channelId)
-    }
+    for (const channel of channels) noteIfPlain(channel, flush)
   }
   return { flush, ready }
 }
 
-function flushOf(settings: SourceSettings, { zeroCopy, whyPlain }: EngineChoice): FlushControl {
+/**
+ * Connects the channels one after the other, in the order of their ids: of more channels than a
+ * QEMU expects it then turns away the last ones. (One whose id is the number that it expects ends
+ * QEMU 10.2 with a crash.)
+ */
+export async function openChannelsInTurn(parts: ChannelParts): Promise<FlushControl> {
+  const flush = flushOf(parts.settings, parts.choice)
+  for (const [channelId, marks] of flush.marks().entries()) {
+    const channel = openChannel(parts, channelId, marks)
+    await channel.ready
+    noteIfPlain(channel, flush)
+  }
+  return flush
+}
+
+function openChannel(parts: ChannelParts, channelId: number, marks: ChannelMarks): SendChannel {
+  const { settings, endpoint, group, choice, listener, opened } = parts
+  const channel = new SendChannel(
+    group,
+    {
+      channelId,
+      endpoint,
+      uuid: settings.uuid,
+      connectTimeoutMs: settings.connectTimeoutMs,
+      engine: choice.engine,
+      zeroCopy: choice.zeroCopy,
+      zeroCopyRequired: settings.zeroCopy === 'on',
+      ...compressionOf(settings),
+      ...marks,
+    },
+    listener,
+  )
+  // Twice the limit: smooths within an extent without holding one channel below the limit.
+  const bytesPerSecond = settings.maxBandwidthBytesPerSecond
+  if (bytesPerSecond > 0) channel.setPacingRate(2 * bytesPerSecond)
+  opened(channel)
+  return channel
+}
+
+function compressionOf(settings: ChannelSettings): Partial<SendChannelOptions> {
+  const { compression, compressionLevel } = settings
+  return {
+    ...(compression === undefined ? {} : { compression }),
+    ...(compressionLevel === undefined ? {} : { compressionLevel }),
+  }
+}
+
+function noteIfPlain({ channelId, engineReport }: SendChannel, flush: FlushControl): void {
+  if (engineReport.mode === 'plain') flush.channelIsPlain(channelId)
+}
+
+function flushOf(settings: ChannelSettings, { zeroCopy, whyPlain }: EngineChoice): FlushControl {
   const channels = settings.multifdChannels
   if (!zeroCopy) return plainFlush(channels, whyPlain)
   const limitBytes = lockedMemoryLimitBytes()

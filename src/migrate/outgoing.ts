@@ -11,7 +11,7 @@ import { MultifdError } from '../kit/errors.ts'
 import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import { checked, type NativeError } from '../kit/native.ts'
 import { trace } from '../kit/trace.ts'
-import { type Extent, extentTargetBytes } from '../schedule/round-plan.ts'
+import { type Extent, extentsOf, extentTargetBytes } from '../schedule/round-plan.ts'
 import { BandwidthEstimate, predictDowntimeMs } from './convergence.ts'
 import type { OutgoingWire, SavedDevice } from './outgoing-wire.ts'
 import type { RoundSender } from './round-sender.ts'
@@ -163,13 +163,7 @@ export class Outgoing {
       channels: settings.multifdChannels,
       bytesPerSecond: settings.maxBandwidthBytesPerSecond,
     })
-    const numbers = await this.#own(this.#unwrap<Float64Array>(tracker.ram.plan(target)))
-    const extents: Extent[] = []
-    for (let at = 0; at < numbers.length; at += 4) {
-      const [blockIndex = 0, firstPage = 0, pageCount = 0, dirtyPages = 0] = numbers.subarray(at)
-      extents.push({ blockIndex, firstPage, pageCount, dirtyPages })
-    }
-    return extents
+    return extentsOf(await this.#own(this.#unwrap<Float64Array>(tracker.ram.plan(target))))
   }
 
   async #stopAndSave(): Promise<SavedDevice[]> {

@@ -10,7 +10,7 @@ const EVENTS_MAX = 256
 /** What a reader never sees merged: a status, or a round. */
 interface Stage {
   status: string
-  round: number
+  round?: number
 }
 
 interface Reader<Event> {

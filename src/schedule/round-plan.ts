@@ -93,6 +93,16 @@ export function creditsPerChannel(bytesPerSecond: number): number {
   return bytesPerSecond === 0 ? CREDITS_PER_CHANNEL : LIMITED_CREDITS_PER_CHANNEL
 }
 
+/** Extents as the native planner gives them: block, first page, page count, dirty pages. */
+export function extentsOf(numbers: Float64Array): Extent[] {
+  const extents: Extent[] = []
+  for (let at = 0; at < numbers.length; at += 4) {
+    const [blockIndex = 0, firstPage = 0, pageCount = 0, dirtyPages = 0] = numbers.subarray(at)
+    extents.push({ blockIndex, firstPage, pageCount, dirtyPages })
+  }
+  return extents
+}
+
 function wholePages(bytes: number): number {
   return Math.floor(bytes / PAGE_SIZE_BYTES) * PAGE_SIZE_BYTES
 }

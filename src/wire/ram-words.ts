@@ -3,7 +3,7 @@
 // in ram-section-reader.ts; which pages travel here and when is decided elsewhere.
 
 import { PAGE_SIZE_BYTES, RAM_BLOCKS_MAX } from '../kit/limits.ts'
-import { be64, concatBytes, encodeCounted } from './bytes.ts'
+import { be64, concatBytes, encodeCounted, setBe64, viewOf } from './bytes.ts'
 import {
   RAM_SAVE_FLAG_CONTINUE,
   RAM_SAVE_FLAG_EOS,
@@ -12,6 +12,9 @@ import {
   RAM_SAVE_FLAG_PAGE,
   RAM_SAVE_FLAG_ZERO,
 } from './constants.ts'
+
+/** The word of a page of the last block named, and its fill byte. */
+const ZERO_WORD_BYTES = 8 + 1
 
 /** One named region of guest RAM, as START's block list announces it. */
 export interface RamBlockEntry {
@@ -66,6 +69,20 @@ export class RamPageWords {
   /** A page that is zero now. @throws RangeError if the offset is not a page's */
   zero(idstr: string, offset: number): Uint8Array {
     return concatBytes(this.#word(idstr, offset, RAM_SAVE_FLAG_ZERO), Uint8Array.of(0))
+  }
+
+  /** A run of pages that are zero now. @throws RangeError if the offset is not a page's */
+  zeroRun(idstr: string, offset: number, pageCount: number): Uint8Array {
+    const first = this.zero(idstr, offset)
+    const words = new Uint8Array(first.length + (pageCount - 1) * ZERO_WORD_BYTES)
+    words.set(first)
+    const view = viewOf(words)
+    const flags = RAM_SAVE_FLAG_ZERO + RAM_SAVE_FLAG_CONTINUE
+    let at = first.length
+    for (let page = 1; page < pageCount; page++, at += ZERO_WORD_BYTES) {
+      setBe64(view, at, offset + page * PAGE_SIZE_BYTES + flags)
+    }
+    return words
   }
 
   /** A page with its contents. @throws RangeError if the offset or the length is not a page's */

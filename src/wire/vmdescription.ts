@@ -30,19 +30,36 @@ export function buildVmdescription(devices: readonly DeviceDescription[]): strin
   })
 }
 
+/** A device as a vmdescription lists it. */
+export interface DescribedDevice {
+  idstr: string
+  /** Of the device's FULL section, framing included. */
+  sectionBytes: number
+  /** Of the state in it, subsections included. */
+  payloadBytes: number
+}
+
+/** The devices of a vmdescription in the stream's order; undefined if the text is none. */
+export function describedDevices(text: string): DescribedDevice[] | undefined {
+  const devices = property(parseJson(text), 'devices')
+  if (!Array.isArray(devices) || devices.length > DEVICE_SECTIONS_MAX) return undefined
+  const described: DescribedDevice[] = []
+  for (const device of devices) {
+    const idstr = property(device, 'name')
+    const payloadBytes = stateBytes(device, 0)
+    if (typeof idstr !== 'string' || payloadBytes === undefined) return undefined
+    const framingBytes = SECTION_FRAMING_BYTES + encodeText(idstr).length
+    described.push({ idstr, payloadBytes, sectionBytes: framingBytes + payloadBytes })
+  }
+  return described
+}
+
 /**
  * Bytes of all FULL sections a vmdescription lists, framing included; undefined if the text is not
  * a vmdescription. Used to tell the end of a QEMU stream from bytes that look like one.
  */
 export function describedDeviceBytes(text: string): number | undefined {
-  const devices = property(parseJson(text), 'devices')
-  if (!Array.isArray(devices) || devices.length > DEVICE_SECTIONS_MAX) return undefined
-  return sum(devices, (device) => {
-    const name = property(device, 'name')
-    const payload = stateBytes(device, 0)
-    if (typeof name !== 'string' || payload === undefined) return undefined
-    return SECTION_FRAMING_BYTES + encodeText(name).length + payload
-  })
+  return sum(describedDevices(text), ({ sectionBytes }: DescribedDevice) => sectionBytes)
 }
 
 /**
@@ -64,7 +81,10 @@ function stateBytes(state: unknown, depth: number): number | undefined {
   return fields === undefined || subsections === undefined ? undefined : fields + subsections
 }
 
-function sum(items: unknown, measure: (item: unknown) => number | undefined): number | undefined {
+function sum<Item>(
+  items: unknown,
+  measure: (item: Item) => number | undefined,
+): number | undefined {
   if (!Array.isArray(items)) return undefined
   let total = 0
   for (const item of items) {
