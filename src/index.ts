@@ -33,6 +33,16 @@ export type {
 export type { ReceiveSnapshotOptions } from './snapshot/receive-options.ts'
 export { type Reception, receiveSnapshot } from './snapshot/receive-snapshot.ts'
 export type { ReceptionProgress, ReceptionResult, ReceptionStatus } from './snapshot/reception.ts'
+export type { SendSnapshotOptions } from './snapshot/send-options.ts'
+export type {
+  DestinationProgress,
+  FailedSend,
+  SendOutcome,
+  SendProgress,
+  SendStatus,
+  SentSnapshot,
+} from './snapshot/send-progress.ts'
+export { type SnapshotSending, sendSnapshot } from './snapshot/send-snapshot.ts'
 export {
   readManifest,
   type VerifiedSnapshot,

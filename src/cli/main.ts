@@ -8,8 +8,9 @@ import { packageRoot } from '../kit/native.ts'
 import { type CommandDeclaration, EXIT_FAILED, EXIT_USAGE } from './command.ts'
 import { doctor } from './doctor.ts'
 import { receive } from './receive.ts'
+import { send } from './send.ts'
 
-const COMMANDS: readonly CommandDeclaration[] = [doctor, receive]
+const COMMANDS: readonly CommandDeclaration[] = [doctor, receive, send]
 
 process.exitCode = await main(process.argv.slice(2))
 
