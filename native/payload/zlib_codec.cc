@@ -143,10 +143,14 @@ class ZlibDecoder final : public PayloadDecoder {
     uint8_t surplus = 0;
     stream_.next_out = &surplus;
     stream_.avail_out = 1;
-    int result = Z_OK;
-    while (result == Z_OK && stream_.avail_out > 0) result = zlib_.inflate(&stream_, Z_SYNC_FLUSH);
+    // Not without input: a call that begins between two blocks forgets that it stands there, and the
+    // call that filled the last page may have read the flush, too.
+    while (stream_.avail_in > 0 && stream_.avail_out > 0) {
+      if (const int result = zlib_.inflate(&stream_, Z_SYNC_FLUSH); result != Z_OK) {
+        return refused(result);
+      }
+    }
     if (stream_.avail_out == 0) return payload_long(kName, runs);
-    if (result != Z_BUF_ERROR) return refused(result);
     const int state = stream_.data_type;
     if (stream_.avail_in == 0 && (state & kBetweenBlocks) != 0 &&
         (state & (kLastBlock | kUnusedBits)) == 0) {
