@@ -10,6 +10,8 @@
       "native/channel/listener.cc",
       "native/channel/main_channel_pages.cc",
       "native/channel/receive_channel.cc",
+      "native/channel/relay_channel.cc",
+      "native/channel/relay_ports.cc",
       "native/channel/send_channel.cc",
       "native/channel/send_group.cc",
       "native/engine/errqueue.cc",
@@ -53,6 +55,7 @@
       "native/binding/payload_options.cc",
       "native/binding/ram_state.cc",
       "native/binding/received_pages.cc",
+      "native/binding/relay.cc",
       "native/binding/wire_codec.cc"
     ]
   }

@@ -8,6 +8,7 @@
 #include "binding/guest_memory.h"
 #include "binding/io_uring.h"
 #include "binding/ram_state.h"
+#include "binding/relay.h"
 #include "binding/received_pages.h"
 #include "binding/wire_codec.h"
 #include "channel/counters.h"
@@ -57,8 +58,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   ReceiveChannelWrap::define(env);
   ListenerWrap::define(env);
   ConnectionWrap::define(env);
+  RelayPortsWrap::define(env);
+  RelayChannelWrap::define(env);
   exports.Set("sendCounterNames", names(env, kSendCounterNames));
   exports.Set("receiveCounterNames", names(env, kReceiveCounterNames));
+  exports.Set("relayPortCounterNames", names(env, kRelayPortCounterNames));
   const auto add = [&](const char* name, auto function) {
     exports.Set(name, Napi::Function::New(env, function, name));
   };
@@ -77,6 +81,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("createReceiveGroup", ReceiveGroupWrap::create);
   add("startReceiveChannel", ReceiveChannelWrap::create);
   add("startListener", ListenerWrap::create);
+  add("createRelayPorts", RelayPortsWrap::create);
+  add("startRelayChannel", RelayChannelWrap::create);
   add("fileDataRanges", file_data_ranges);
   add("encodeInitialPacket", encode_initial_packet);
   add("parseInitialPacket", parse_initial_packet);

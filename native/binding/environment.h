@@ -38,7 +38,7 @@ class Environment {
   // One constructor per wrapped class, indexed by the class's own slot.
   enum class Class : uint8_t {
     kGuestMemory, kRamState, kDirtyLog, kSendGroup, kSendChannel, kReceiveGroup, kReceiveChannel,
-    kListener, kConnection, kCount,
+    kListener, kConnection, kRelayPorts, kRelayChannel, kCount,
   };
   Napi::FunctionReference& constructor(Class slot) {
     return constructors_[static_cast<size_t>(slot)];

@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { getSystemErrorName } from 'node:util'
 import { type ErrorCode, type ErrorDetails, MultifdError } from './errors.ts'
+import type { NativeRelayAddon } from './native-relay.ts'
 
 /** How native code reports a failure; `errno` 0 means that no system call failed. */
 export interface NativeError {
@@ -191,7 +192,7 @@ export interface NativeBlock {
   keep?: object
 }
 
-export interface NativeAddon {
+export interface NativeAddon extends NativeRelayAddon {
   readonly sendCounterNames: readonly string[]
   readonly receiveCounterNames: readonly string[]
   setWakeup(callback: () => void): void

@@ -1,0 +1,164 @@
+#include "channel/relay_channel.h"
+
+#include <algorithm>
+
+namespace multifd {
+
+Result<std::unique_ptr<RelayChannel>> RelayChannel::start(UniqueFd fd, RelayChannelOptions options,
+                                                          std::shared_ptr<RelayPorts> ports,
+                                                          Wakeup& wakeup) {
+  std::unique_ptr<RelayChannel> channel(
+      new RelayChannel(std::move(fd), std::move(options), std::move(ports), wakeup));
+  if (auto prepared = channel->prepare(); !prepared) return prepared.error();
+  const std::string name = "multifd-rly-" + std::to_string(unsigned{channel->options_.channel_id});
+  if (auto started = channel->ChannelThread::start(name); !started) return started.error();
+  return channel;
+}
+
+RelayChannel::RelayChannel(UniqueFd fd, RelayChannelOptions options,
+                           std::shared_ptr<RelayPorts> ports, Wakeup& wakeup)
+    : ChannelThread(wakeup),
+      options_(std::move(options)),
+      ports_(std::move(ports)),
+      socket_(fd.get()),
+      fd_(std::move(fd)),
+      counters_(options_.counters),
+      pages_(std::make_unique_for_overwrite<uint8_t[]>(kPacketBytesMax)) {
+  if (options_.decoder) compressed_ = std::make_unique_for_overwrite<uint8_t[]>(kPayloadBytesMax);
+}
+
+RelayChannel::~RelayChannel() {
+  destroy();
+  join();
+}
+
+void RelayChannel::release_sync() {
+  syncs_released_.fetch_add(1, std::memory_order_release);  // pairs with park_at_sync()
+  syncs_released_.notify_one();
+}
+
+// A thread may be held by a port, and the relay ends as a whole: the ports stop too.
+void RelayChannel::interrupt() {
+  ::shutdown(socket_, SHUT_RDWR);  // the fd is closed only after join()
+  ports_->stop();
+  release_sync();  // a changed value ends the wait; the stop flag is looked at first
+}
+
+void RelayChannel::release_resources() { fd_.reset(); }
+
+void RelayChannel::run() {
+  publish();
+  if (auto relayed = relay(); !relayed) {
+    fail(relayed.error());
+  } else if (!stopping()) {
+    emit(EventKind::kPeerEnd);
+  }
+  publish();
+  counters_.set(ReceiveCounter::kCpuNanoseconds, thread_cpu_nanoseconds());
+}
+
+// Returns normally when the peer ended the stream between two packets, or when told to stop.
+Result<void> RelayChannel::relay() {
+  const uint32_t compression_flag = options_.decoder ? options_.decoder->flag() : 0;
+  for (;;) {
+    const auto more = read_fully(header_bytes_, true);
+    if (!more) return more.error();
+    if (!*more) return {};
+    if (auto parsed = parse_ram_header(header_bytes_, header_, compression_flag); !parsed) {
+      return parsed;
+    }
+    // QEMU 7.2 sends packets without pages, also behind the last SYNC: they mean nothing.
+    if (header_.pages() > 0) {
+      if (auto passed = pass_on(); !passed || stopping()) return passed;
+    }
+    ++packets_;
+    normal_pages_ += header_.normal_pages;
+    zero_pages_ += header_.zero_pages;
+    const bool sync = (header_.flags & kFlagSync) != 0;
+    if (sync) ++syncs_;
+    publish();
+    if (sync && !park_at_sync()) return {};
+  }
+}
+
+Result<void> RelayChannel::pass_on() {
+  if (auto checked = check_block(); !checked) return checked;
+  const std::span<uint8_t> pages(pages_.get(), header_.normal_pages * kPageSize);
+  if (!pages.empty()) {
+    const std::span<uint8_t> payload =
+        options_.decoder ? std::span(compressed_.get(), header_.payload_bytes) : pages;
+    const auto read = read_fully(payload, false);
+    if (!read) return read.error();
+    if (!*read) return {};
+    if (options_.decoder) {
+      const iovec run{pages.data(), pages.size()};
+      if (auto decoded = options_.decoder->decode(payload, {&run, 1}); !decoded) return decoded;
+    }
+  }
+  return ports_->send(header_, pages, options_.channel_id + packets_);
+}
+
+// What a destination checks. A page in front of the setup SYNC ends QEMU 10.2 with SIGSEGV, and
+// until then the blocks are not known either.
+Result<void> RelayChannel::check_block() const {
+  if (syncs_ == 0) {
+    return Error::make(ErrorCode::kProtocol,
+                       "got pages before the first SYNC packet, expected the SYNC of RAM's setup "
+                       "first");
+  }
+  const auto& blocks = ports_->blocks();
+  const auto block = std::ranges::find(blocks, header_.block(), &RelayBlock::idstr);
+  if (block == blocks.end() || block->used_length == 0) {
+    return Error::make(ErrorCode::kProtocol,
+                       "got pages of RAM block \"%.64s\", which the main channel did not list",
+                       header_.block_bytes.data());
+  }
+  return check_offsets(header_, block->used_length);
+}
+
+Result<bool> RelayChannel::read_fully(std::span<uint8_t> out, bool may_end) {
+  iovec iov{out.data(), out.size()};
+  msghdr message{};
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  while (iov.iov_len > 0) {
+    const ssize_t got = options_.syscalls->receive_guest(fd_.get(), &message, MSG_WAITALL);
+    if (stopping()) return false;
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    if (got < 0) return Error::from_errno("recvmsg", "reading the source's channel failed");
+    if (got == 0) {
+      if (may_end && iov.iov_len == out.size()) return false;
+      return Error::make(ErrorCode::kPeerClosed,
+                         "the source closed the channel in the middle of a packet: got %zu bytes, "
+                         "expected %zu",
+                         out.size() - iov.iov_len, out.size());
+    }
+    received_bytes_ += static_cast<uint64_t>(got);
+    iov = {static_cast<uint8_t*>(iov.iov_base) + got, iov.iov_len - static_cast<size_t>(got)};
+  }
+  return true;
+}
+
+// False: told to stop.
+bool RelayChannel::park_at_sync() {
+  emit(EventKind::kSyncArrived);
+  uint32_t released = syncs_released_.load(std::memory_order_acquire);
+  while (static_cast<int32_t>(released - syncs_) < 0 && !stopping()) {
+    syncs_released_.wait(released, std::memory_order_acquire);
+    released = syncs_released_.load(std::memory_order_acquire);
+  }
+  return !stopping();
+}
+
+void RelayChannel::publish() {
+  counters_.set(ReceiveCounter::kReceivedBytes, received_bytes_);
+  counters_.set(ReceiveCounter::kPackets, packets_);
+  counters_.set(ReceiveCounter::kNormalPages, normal_pages_);
+  counters_.set(ReceiveCounter::kZeroPages, zero_pages_);
+  counters_.set(ReceiveCounter::kSyncs, uint64_t{syncs_});
+  if (packets_ % 32 == 0) {  // the clock is a system call
+    counters_.set(ReceiveCounter::kCpuNanoseconds, thread_cpu_nanoseconds());
+  }
+}
+
+}  // namespace multifd
