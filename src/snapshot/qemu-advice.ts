@@ -23,6 +23,8 @@ export interface ReplayFacts {
   dialect: string
 }
 
+const QUERY_PARAMETERS = 'HMP "info migrate_parameters", QMP {"execute":"query-migrate-parameters"}'
+
 /** How a QEMU has to be started, and set, before a snapshot is sent to it. */
 export function destinationRecipe(facts: ReplayFacts): { start: string; commands: QemuCommand[] } {
   const { manifest, uuid } = facts
@@ -41,56 +43,86 @@ export function destinationRecipe(facts: ReplayFacts): { start: string; commands
   }
 }
 
-/** A sentence to follow what happened. */
-export function adviceFor(stage: ReplayStage, facts: ReplayFacts): string {
-  const { manifest, channels, compression, uuid, dialect } = facts
-  const machine = `-machine ${manifest.machine}`
-  if (stage === 'identify') {
-    return (
-      `it has not begun to read. It waits for another number of channels than ${channels} ` +
-      `(${atTheDestination(channelCommands(facts))}, before migrate-incoming), or is of another ` +
-      `machine type (start it with ${machine}), or has another UUID (${uuidAdvice(uuid)}); its ` +
-      'stderr says which'
-    )
+/** A sentence to follow what happened: QEMU fell silent, or it closed a connection. */
+export function adviceFor(stage: ReplayStage, silent: boolean, facts: ReplayFacts): string {
+  switch (stage) {
+    case 'identify':
+      return silent ? onSilenceAtStart(facts) : onRefusalAtStart(facts)
+    case 'setup':
+      return silent ? onSilenceInSetup(facts) : onRefusalOfRam(facts)
+    case 'pages':
+      return onFailureInPages(facts)
+    case 'devices':
+      return onFailureInDevices(facts)
   }
-  if (stage === 'setup') {
-    const blocks = manifest.ram.map(({ idstr, sizeBytes }) => `${idstr} ${sizeBytes}`).join(', ')
-    return (
-      'it did not take the list of RAM blocks. Start it with the memory and the devices of the ' +
-      `snapshot's VM: -m ${memoryOption(manifest)}; blocks, in bytes: ${blocks}. If it hangs ` +
-      `instead, it expects other sync points than ${dialect} (see the option dialect), or fewer ` +
-      `channels than ${channels} (HMP "info migrate_parameters", QMP ` +
-      '{"execute":"query-migrate-parameters"})'
-    )
-  }
-  if (stage === 'pages') {
-    const same = [setParameter('multifd-compression', compression), ...channelCommands(facts)]
-    return (
-      'it did not take all pages. Compression and the number of channels must be the same there ' +
-      `(${atTheDestination(same)}); HMP "info migrate", QMP {"execute":"query-migrate"}, may show why`
-    )
-  }
-  return (
-    'it has all of RAM and did not take the devices. Start it with the same devices, in the same ' +
-    `slots, as the snapshot's VM had (${machine}, and -cpu as there); its stderr names the device. ` +
-    'If it only takes long, raise peerTimeoutMs. Whether the guest runs there is shown by HMP ' +
-    '"info status", QMP {"execute":"query-status"}: look before you send it again'
-  )
 }
 
 /** For a QEMU that began before all channels were connected. */
-export function tooManyChannels(expected: number, facts: ReplayFacts): string {
+export function tooManyChannels(connected: number, facts: ReplayFacts): string {
   return (
-    `QEMU expects ${expected === 0 ? 'no multifd channels' : `${expected} channels`}, and ` +
-    `${facts.channels} were to be opened: send over ${expected}, or, before migrate-incoming, ` +
+    `QEMU expects fewer channels than ${facts.channels}: it began when ${connected} or fewer were ` +
+    `connected. Send over as many as it has (${QUERY_PARAMETERS}), or, before migrate-incoming, ` +
     atTheDestination(channelCommands(facts))
+  )
+}
+
+function onSilenceAtStart(facts: ReplayFacts): string {
+  return (
+    `it has not begun to read: it waits for another number of channels than ${facts.channels} ` +
+    `(before migrate-incoming, ${atTheDestination(channelCommands(facts))}), or refused their ` +
+    `UUID (${uuidAdvice(facts.uuid)}), which its stderr says`
+  )
+}
+
+function onRefusalAtStart(facts: ReplayFacts): string {
+  return (
+    'it did not take the configuration, and its stderr says why: either it is of another machine ' +
+    `type (start it with -machine ${facts.manifest.machine}), or has another UUID ` +
+    `(${uuidAdvice(facts.uuid)}), or expects fewer channels than ${facts.channels} (before ` +
+    `migrate-incoming, ${atTheDestination(channelCommands(facts))})`
+  )
+}
+
+function onSilenceInSetup({ channels, dialect }: ReplayFacts): string {
+  return (
+    `it hangs before the first page: it expects other sync points than ${dialect} (see the option ` +
+    `dialect), or another number of channels than ${channels} (${QUERY_PARAMETERS})`
+  )
+}
+
+function onRefusalOfRam({ manifest }: ReplayFacts): string {
+  const blocks = manifest.ram.map(({ idstr, sizeBytes }) => `${idstr} ${sizeBytes}`).join(', ')
+  return (
+    'it did not take the list of RAM blocks. Start it with the memory and the devices of the ' +
+    `snapshot's VM: -m ${memoryOption(manifest)}; blocks, in bytes: ${blocks}`
+  )
+}
+
+function onFailureInPages(facts: ReplayFacts): string {
+  const same = channelCommands(facts)
+  if (facts.compression === 'none') same.push(setParameter('multifd-compression', 'none'))
+  return (
+    'it did not take all pages. Compression and the number of channels must be the same there ' +
+    `(before migrate-incoming, ${atTheDestination(same)}); HMP "info migrate", QMP ` +
+    '{"execute":"query-migrate"}, may show why'
+  )
+}
+
+function onFailureInDevices({ manifest }: ReplayFacts): string {
+  return (
+    'it has all of RAM and did not take the devices. Start it with the same devices, in the same ' +
+    `slots, as the snapshot's VM had (-machine ${manifest.machine}, and -cpu as there); its stderr ` +
+    'names the device. If it only takes long, raise peerTimeoutMs. Whether the guest runs there is ' +
+    'shown by HMP "info status", QMP {"execute":"query-status"}: look before you send it again'
   )
 }
 
 function channelCommands({ channels, compression }: ReplayFacts): QemuCommand[] {
   const commands = [setCapability('multifd', channels > 0)]
   if (channels > 0) commands.push(setParameter('multifd-channels', channels))
-  if (compression !== 'none') commands.push(setParameter('multifd-compression', compression))
+  if (channels > 0 && compression !== 'none') {
+    commands.push(setParameter('multifd-compression', compression))
+  }
   return commands
 }
 

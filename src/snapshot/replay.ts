@@ -268,7 +268,7 @@ export class Replay {
     const tooMany = wire.began && this.#connected < this.#facts.channels
     const advice = tooMany
       ? tooManyChannels(this.#connected, this.#facts)
-      : adviceFor(wire.stage, this.#facts)
+      : adviceFor(wire.stage, code === 'ERR_MULTIFD_TIMEOUT', this.#facts)
     return new MultifdError(code, `${message}; ${advice}`, {
       cause: error,
       ...(channelId === undefined ? {} : { channelId }),
