@@ -22,7 +22,7 @@ const TYPESCRIPT_ROOMS = {
   source: ['kit', 'wire', 'guest', 'channel', 'schedule', 'migrate'],
   destination: ['kit', 'wire', 'guest', 'channel', 'schedule', 'migrate'],
   snapshot: ['kit', 'wire', 'guest', 'channel', 'schedule', 'migrate', 'source', 'destination'],
-  relay: ['kit', 'wire', 'channel', 'migrate'],
+  relay: ['kit', 'wire', 'channel', 'migrate', 'snapshot'],
   cli: [
     ...['kit', 'wire', 'guest', 'channel', 'schedule', 'migrate', 'source', 'destination'],
     ...['snapshot', 'relay'],

@@ -1,6 +1,7 @@
 // The public names, nothing else.
 
 export type { ReceiveCounters, SendCounters } from './channel/counters.ts'
+export type { RelayPortCounters } from './channel/relay-ports.ts'
 export { MigrationDestination } from './destination.ts'
 export { DirtyLog, type DirtyTracking } from './guest/dirty-tracker.ts'
 export {
@@ -22,6 +23,9 @@ export type {
 export type { MigrationSourceOptions } from './migrate/source-options.ts'
 export type { MigrationStatus } from './migrate/status.ts'
 export type { Device, Vmm } from './migrate/vmm.ts'
+export type { RelayCounts, RelayProgress, RelayResult } from './relay/progress.ts'
+export { type Relay, relay } from './relay/relay.ts'
+export type { RelayCompression, RelayOptions } from './relay/relay-options.ts'
 export type { FlushThresholds } from './schedule/flush-policy.ts'
 export type {
   SnapshotDevicesFile,

@@ -8,9 +8,10 @@ import { packageRoot } from '../kit/native.ts'
 import { type CommandDeclaration, EXIT_FAILED, EXIT_USAGE } from './command.ts'
 import { doctor } from './doctor.ts'
 import { receive } from './receive.ts'
+import { relay } from './relay.ts'
 import { send } from './send.ts'
 
-const COMMANDS: readonly CommandDeclaration[] = [doctor, receive, send]
+const COMMANDS: readonly CommandDeclaration[] = [doctor, receive, send, relay]
 
 process.exitCode = await main(process.argv.slice(2))
 
