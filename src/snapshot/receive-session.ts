@@ -79,7 +79,9 @@ export class ReceiveSession {
 
   async run(): Promise<ReceptionResult> {
     const unfollow = this.#first.follow(this.#settings.signal)
-    const ticks = setInterval(() => this.#report(), PROGRESS_INTERVAL_MS)
+    const ticks = setInterval(() => {
+      if (this.progress.watched) this.#report()
+    }, PROGRESS_INTERVAL_MS)
     try {
       this.#enter('listening')
       const summary = await this.#receive()
@@ -275,7 +277,6 @@ export class ReceiveSession {
   }
 
   #report(): void {
-    if (!this.progress.watched) return
     const [atMs, receivedBytes] = [performance.now(), this.receivedBytes]
     const before = this.#lastEvent
     this.#lastEvent = { atMs, receivedBytes }
