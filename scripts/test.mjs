@@ -165,8 +165,11 @@ function runWithSanitizedAddon() {
     console.error(failure)
     return FAILED
   }
-  const filters = ['test/lifecycle', 'test/migrate/end-to-end', 'test/migrate/dirty-log']
-  return runVitest(filters, native.addressSanitizerEnvironment())
+  const filters = ['lifecycle', 'migrate/end-to-end', 'migrate/dirty-log', 'payload']
+  return runVitest(
+    filters.map((filter) => `test/${filter}`),
+    native.addressSanitizerEnvironment(),
+  )
 }
 
 main(process.argv.slice(2))

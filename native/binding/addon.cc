@@ -7,9 +7,10 @@
 #include "binding/environment.h"
 #include "binding/guest_memory.h"
 #include "binding/io_uring.h"
+#include "binding/payload_options.h"
 #include "binding/ram_state.h"
-#include "binding/relay.h"
 #include "binding/received_pages.h"
+#include "binding/relay.h"
 #include "binding/wire_codec.h"
 #include "channel/counters.h"
 
@@ -72,6 +73,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("threadCpuNanoseconds", thread_cpu);
   add("probeIoUring", probe_io_uring_for_js);
   add("probePath", probe_path_of);
+  add("compressionMethods", compression_methods);
   add("createGuestMemory", GuestMemoryWrap::create);
   add("guestMemoryFromToken", GuestMemoryWrap::from_token);
   add("createDirtyLog", DirtyLogWrap::create);
@@ -81,9 +83,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("createReceiveGroup", ReceiveGroupWrap::create);
   add("startReceiveChannel", ReceiveChannelWrap::create);
   add("startListener", ListenerWrap::create);
+  add("fileDataRanges", file_data_ranges);
   add("createRelayPorts", RelayPortsWrap::create);
   add("startRelayChannel", RelayChannelWrap::create);
-  add("fileDataRanges", file_data_ranges);
   add("encodeInitialPacket", encode_initial_packet);
   add("parseInitialPacket", parse_initial_packet);
   add("encodeRamHeader", encode_ram_header);

@@ -13,4 +13,7 @@ namespace multifd::binding {
 Result<std::unique_ptr<PayloadEncoder>> to_encoder(const Napi::Object& options);
 Result<std::unique_ptr<PayloadDecoder>> to_decoder(const Napi::Object& options);
 
+// compressionMethods(): every method, its levels, and why it is not to be had, if so.
+Napi::Value compression_methods(const Napi::CallbackInfo& info);
+
 }  // namespace multifd::binding

@@ -143,8 +143,8 @@ class ZlibDecoder final : public PayloadDecoder {
     uint8_t surplus = 0;
     stream_.next_out = &surplus;
     stream_.avail_out = 1;
-    // Not without input: a call that begins between two blocks forgets that it stands there, and the
-    // call that filled the last page may have read the flush, too.
+    // Not without input: a call that begins between two blocks forgets that it stands there, and
+    // the call that filled the last page may have read the flush, too.
     while (stream_.avail_in > 0 && stream_.avail_out > 0) {
       if (const int result = zlib_.inflate(&stream_, Z_SYNC_FLUSH); result != Z_OK) {
         return refused(result);

@@ -178,6 +178,17 @@ export interface NativeSendChannelOptions extends NativeEndpoint {
 /** QEMU's `multifd-compression`; zstd only where its library was there at build time. */
 export type NativeCompression = 'none' | 'zlib' | 'zstd'
 
+export interface NativeCompressionMethod {
+  name: NativeCompression
+  /** Its bit in the flags of packets. */
+  flag: number
+  levelMin: number
+  levelMax: number
+  levelDefault: number
+  /** Why this build does not have it, and how to get it; empty where it does. */
+  reason: string
+}
+
 export interface NativeBlock {
   idstr: string
   kind: 'external' | 'anonymous' | 'memfd' | 'file'
@@ -203,6 +214,7 @@ export interface NativeAddon extends NativeRelayAddon {
   probeIoUring(): Promise<NativeIoUringAbilities | NativeError>
   /** Sends one datagram through the network interface of this name, for `multifd doctor`. */
   probePath(interfaceName: string): Promise<NativePathProbe | NativeError>
+  compressionMethods(): NativeCompressionMethod[]
   createGuestMemory(blocks: NativeBlock[]): NativeGuestMemory | NativeError
   guestMemoryFromToken(token: number): NativeGuestMemory | NativeError
   createDirtyLog(memory: NativeGuestMemory): NativeDirtyLog | NativeError

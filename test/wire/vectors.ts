@@ -42,6 +42,7 @@ export interface Vector {
   machine: string
   dialect: string
   channels: number
+  compression: 'none' | 'zlib' | 'zstd'
   main: { file: string; length: number; device_tail_at: number; sequence: ManifestStep[] }
   multifd: { id: number; file: string; packets: ManifestPacket[] }[]
   sync_points: number

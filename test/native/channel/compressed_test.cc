@@ -1,5 +1,7 @@
 // Tests of channels with a compression method, a fake one: what travels, what is refused, and that
 // nothing but the packet's pages is written. The real methods are tested through the addon.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -142,6 +144,18 @@ TEST("a payload that is cut off is the peer's end in the middle of a packet") {
     if (outcome.error) CHECK(outcome.error->code == ErrorCode::kPeerClosed);
     CHECK_EQ(page_is(memory, 3, 0xAA), size == whole.size());
   }
+}
+
+TEST("memory whose file has no room for a page is an error, not a signal") {
+  const auto memory = make_memory(kPages * kPageSize, true);
+  // As on a full file system: a store to the mapping would raise SIGBUS.
+  CHECK_EQ(ftruncate(memory->blocks()[0].mapping->fd(), 0), 0);
+  const Outcome outcome = receive(memory, packet({.flags = fake_codec::kFlag, .packet_num = 0,
+                                                  .block = "pc.ram", .normal = kTwo,
+                                                  .zero = {}}, kTwoUniform));
+  CHECK(outcome.error.has_value());
+  CHECK_EQ(outcome.error->errno_value, EFAULT);
+  CHECK(std::strstr(outcome.error->detail, "file system") != nullptr);
 }
 
 // From one memory to another, by one channel, by either engine and with hashed copies.
