@@ -5,6 +5,7 @@
 //   main ─► channels ─► PONG 1 ─► START, SYNC ─► PONG 2 ─► pages, zeros, SYNC ─► END ─► devices
 //   ─► SHUT(0)
 
+import assert from 'node:assert/strict'
 import type { SendChannel } from '../channel/send-channel.ts'
 import { parseUri, resolveUri } from '../channel/uri.ts'
 import { MultifdError } from '../kit/errors.ts'
@@ -133,6 +134,8 @@ export class Replay {
     await this.#unless(wire.ramPart())
     await this.#sendRam(wire, ram, extents)
     await this.#unless(wire.ramPartEnd())
+    // Per round the SYNC behind the last page was the last: nothing may be queued behind it.
+    assert.equal(this.#sender?.remainingPages ?? 0, 0)
     if (dialect === 'per-section') await this.#sync()
     await this.#unless(wire.ramEnd())
     this.#status = 'device'

@@ -10,7 +10,11 @@ import {
   encodeEof,
   encodeVmdescription,
 } from '../../src/wire/main-stream-writer.ts'
-import { buildVmdescription, describedDeviceBytes } from '../../src/wire/vmdescription.ts'
+import {
+  buildVmdescription,
+  describedDeviceBytes,
+  describedDevices,
+} from '../../src/wire/vmdescription.ts'
 import { cutAt } from './reading.ts'
 
 const devices = fc.array(
@@ -41,6 +45,22 @@ describe('a vmdescription', () => {
         expect(describedDeviceBytes(text)).toBe(bytes)
       }),
     )
+  })
+
+  it('lists the devices in order, each with the length of its section', () => {
+    fc.assert(
+      fc.property(devices, (list) => {
+        const text = buildVmdescription(list.map((d) => ({ ...d, payloadBytes: d.payload.length })))
+        const expected = list.map(({ payload, ...name }) => ({
+          idstr: name.idstr,
+          payloadBytes: 4 + payload.length,
+          sectionBytes: encodeDeviceState(name, payload).length,
+        }))
+        expect(describedDevices(text)).toEqual(expected)
+      }),
+    )
+    expect(describedDevices('{"devices":[{"fields":[]}]}')).toBeUndefined()
+    expect(describedDevices('[]')).toBeUndefined()
   })
 
   it('counts arrays and subsections', () => {
