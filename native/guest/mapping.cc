@@ -196,7 +196,25 @@ Result<void> Mapping::populated(PageRange asked, std::vector<PageRange>& out) co
   return {};
 }
 
+PageRange Mapping::known_data(PageRange asked) const {
+  const std::lock_guard lock(known_mutex_);
+  // Pairs with discard(): whoever sees the memory gone sees that it was discarded.
+  if (known_at_discards_ != discards_.load(std::memory_order_acquire)) return {};
+  const uint64_t known_end = known_data_.first + known_data_.count;
+  if (asked.first < known_data_.first || asked.first >= known_end) return {};
+  return {asked.first, std::min(asked.count, known_end - asked.first)};
+}
+
+void Mapping::remember_data(PageRange stretch, uint64_t discards) const {
+  const std::lock_guard lock(known_mutex_);
+  known_data_ = stretch;
+  known_at_discards_ = discards;
+}
+
 Result<PageRange> Mapping::next_data(PageRange asked) const {
+  if (const PageRange known = known_data(asked); known.count > 0) return known;
+  // Before the look: what is discarded during it is found here, but not remembered.
+  const uint64_t discards = discards_.load(std::memory_order_acquire);
   const off_t end = static_cast<off_t>((asked.first + asked.count) * kPageSize);
   const off_t data = lseek(fd_.get(), static_cast<off_t>(asked.first * kPageSize), SEEK_DATA);
   if (data < 0 && errno == ENXIO) return PageRange{};
@@ -209,9 +227,10 @@ Result<PageRange> Mapping::next_data(PageRange asked) const {
   // A file system's unit may be smaller than a page. At least one page: between the two calls the
   // data may have become a hole, and an empty answer would hide all that follows it.
   const uint64_t first = static_cast<uint64_t>(data) / kPageSize;
-  const uint64_t stop = static_cast<uint64_t>(std::min(hole, end)) + kPageSize - 1;
-  return PageRange{first, std::max<uint64_t>(stop / kPageSize - std::min(stop / kPageSize, first),
-                                             1)};
+  const uint64_t stop = (static_cast<uint64_t>(hole) + kPageSize - 1) / kPageSize;
+  const uint64_t count = std::max<uint64_t>(stop - std::min(stop, first), 1);
+  remember_data({first, count}, discards);
+  return PageRange{first, std::min(count, asked.first + asked.count - first)};
 }
 
 Result<void> Mapping::discard(PageRange range) {
@@ -229,6 +248,7 @@ Result<void> Mapping::discard(PageRange range) {
   }
   if (fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                 static_cast<off_t>(offset), static_cast<off_t>(size)) == 0) {
+    discards_.fetch_add(1, std::memory_order_release);  // pairs with next_data()
     return {};
   }
   if (errno == EOPNOTSUPP || errno == ENOSYS) return write_zeros(range);

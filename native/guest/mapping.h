@@ -3,9 +3,11 @@
 // blocks, migrations or channels.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -70,6 +72,8 @@ class Mapping {
                                                      size_t size_bytes, bool read_only = false);
   Result<void> check_range(PageRange range) const;
   Result<void> write_zeros(PageRange range) const;
+  [[nodiscard]] PageRange known_data(PageRange asked) const;
+  void remember_data(PageRange stretch, uint64_t discards) const;
   // Immutable after construction.
   const MappingKind kind_;
   uint8_t* const base_;
@@ -77,6 +81,13 @@ class Mapping {
   const UniqueFd fd_;
   const std::optional<Pagemap> pagemap_;  // private anonymous kinds only
   const bool read_only_;
+  // The stretch of data that was found last, to its end: the kernel walks over all of a stretch to
+  // find that, each time that somebody looks at 16 MiB after 16 MiB of a large one. Only data is
+  // remembered, and no longer than until the next discard: a hole may be written at any time.
+  mutable std::mutex known_mutex_;
+  mutable PageRange known_data_;            // guarded by known_mutex_
+  mutable uint64_t known_at_discards_ = 0;  // guarded by known_mutex_
+  std::atomic<uint64_t> discards_{0};       // shared: how many are over
   CensusEntry entry_;
 };
 

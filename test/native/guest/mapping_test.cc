@@ -125,6 +125,36 @@ TEST("a memory file is extended sparsely, keeps its content and is never shrunk"
   unlink(path);
 }
 
+TEST("what is remembered of data gives way to discards and writes: any order gives what is there") {
+  check::Random random(check::seed());
+  for (const Kind kind : {Kind::kMemfd, Kind::kFile}) {
+    const auto mapping = make_mapping(kind, kMiB);
+    std::vector<bool> touched(256);
+    for (int step = 0; step < 600; ++step) {
+      const PageRange range{random.below(256), 0};
+      const uint64_t count = 1 + random.below(std::min<uint64_t>(64, 256 - range.first));
+      const uint64_t act = random.below(4);
+      if (act == 0) CHECK_OK(mapping->discard({range.first, count}));
+      for (uint64_t page = range.first; page < range.first + count; ++page) {
+        if (act == 0) touched[page] = false;
+        if (act != 1) continue;
+        fixture::poke(mapping->base() + page * kPageSize, page + 1);
+        touched[page] = true;
+      }
+      std::vector<PageRange> found;
+      CHECK_OK(mapping->populated({range.first, count}, found));
+      const Pages pages = fixture::pages_of(found);
+      for (uint64_t page = range.first; page < range.first + count; ++page) {
+        const bool there = std::ranges::binary_search(pages, page);
+        if (touched[page]) CHECK(there);
+        // A file system may keep more than it must; a memfd keeps pages.
+        if (!touched[page] && kind == Kind::kMemfd) CHECK(!there);
+      }
+      CHECK(pages.empty() || (pages.front() >= range.first && pages.back() < range.first + count));
+    }
+  }
+}
+
 TEST("a file opened read-only is as it was, must be there, and cannot be given back") {
   char path[] = "multifd-test-XXXXXX";
   const int fd = mkstemp(path);
