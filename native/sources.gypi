@@ -27,6 +27,7 @@
       "native/engine/uring_engine.cc",
       "native/guest/dirty_bitmap.cc",
       "native/guest/dirty_tracker.cc",
+      "native/guest/file_write.cc",
       "native/guest/guest_memory.cc",
       "native/guest/hash_tracker.cc",
       "native/guest/mapping.cc",

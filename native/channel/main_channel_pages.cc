@@ -1,7 +1,6 @@
 #include "channel/main_channel_pages.h"
 
-#include <unistd.h>
-
+#include "guest/file_write.h"
 #include "guest/page_ops.h"
 
 namespace multifd {
@@ -18,23 +17,6 @@ Result<const RamBlock*> checked_block(const ReceiveGroup& group, uint32_t index,
                      "pages %llu + %llu lie outside RAM block number %u of %zu",
                      static_cast<unsigned long long>(run.first),
                      static_cast<unsigned long long>(run.count), index, blocks.size());
-}
-
-// A system call, not a store: a file system that is full gives an error, a store a signal.
-Result<void> write_to_file(const Mapping& mapping, uint64_t first_page,
-                           std::span<const uint8_t> bytes) {
-  auto offset = static_cast<off_t>(first_page * kPageSize);
-  while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(mapping.fd(), bytes.data(), bytes.size(), offset);
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) {
-      return Error::from_errno("pwrite", "writing to guest memory failed: is the file system that "
-                                         "backs it full?");
-    }
-    bytes = bytes.subspan(static_cast<size_t>(written));
-    offset += written;
-  }
-  return {};
 }
 
 // Stretches of one kind at once: a hole costs one system call.
@@ -96,7 +78,7 @@ Result<void> apply_pages(ReceiveGroup& group, uint32_t block, uint64_t first_pag
   const RamBlock& target = **found;
   group.received[block].set(run);
   if (target.mapping->reads_allocate()) {
-    return write_to_file(*target.mapping, target.first_page + run.first, bytes);
+    return write_to_file(*target.mapping, (target.first_page + run.first) * kPageSize, bytes);
   }
   for (uint64_t page = 0; page < run.count; ++page) {
     copy_page(target.host() + (run.first + page) * kPageSize, bytes.data() + page * kPageSize);

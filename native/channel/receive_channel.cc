@@ -1,6 +1,7 @@
 #include "channel/receive_channel.h"
 
 #include "base/iov.h"
+#include "guest/file_write.h"
 #include "guest/page_ops.h"
 #include "guest/prefault.h"
 
@@ -160,26 +161,66 @@ Result<bool> ReceiveChannel::read_header() {
 }
 
 Result<bool> ReceiveChannel::read_payload(bool with_next_header) {
-  if (options_.decoder && payload_bytes_ > 0) return read_compressed(with_next_header);
+  if (payload_bytes_ > 0 && (options_.decoder || into_file())) return read_aside(with_next_header);
   if (with_next_header) iov_[iov_count_++] = {header_bytes_.data(), header_bytes_.size()};
   return read_fully({iov_.data(), iov_count_}, payload_bytes_,
                     with_next_header ? header_bytes_.size() : 0);
 }
 
-// The peer may have closed the connection behind the payload, which counts all the same.
-Result<bool> ReceiveChannel::read_compressed(bool with_next_header) {
-  std::array<iovec, 2> iov = {iovec{compressed_.get(), payload_bytes_},
+// A file's pages are written, not stored to: see guest/file_write.h.
+bool ReceiveChannel::into_file() const {
+  return last_block_ != nullptr && last_block_->mapping->kind() == MappingKind::kFile;
+}
+
+// Reads the payload into a buffer of the channel, and from there puts it where it belongs. The peer
+// may have closed the connection behind the payload, which counts all the same.
+Result<bool> ReceiveChannel::read_aside(bool with_next_header) {
+  if (!pages_ && into_file()) {
+    pages_ = std::make_unique_for_overwrite<uint8_t[]>(kPacketPagesMax * kPageSize);
+  }
+  uint8_t* const aside = options_.decoder ? compressed_.get() : pages_.get();
+  std::array<iovec, 2> iov = {iovec{aside, payload_bytes_},
                               iovec{header_bytes_.data(), header_bytes_.size()}};
   auto more = read_fully(std::span(iov).first(with_next_header ? 2 : 1), payload_bytes_,
                          with_next_header ? header_bytes_.size() : 0);
   if (!more || stopping()) return more;
   const std::span<const iovec> runs(iov_.data(), iov_count_);
-  for (const iovec& run : runs) {
-    if (auto faulted = prefault(*last_block_->mapping, run); !faulted) return faulted.error();
+  if (options_.decoder) {
+    if (auto decoded = decode(runs); !decoded) return decoded.error();
   }
-  const auto decoded = options_.decoder->decode({compressed_.get(), payload_bytes_}, runs);
-  if (!decoded) return decoded.error();
+  if (into_file()) {
+    if (auto written = write_runs(runs); !written) return written.error();
+  }
   return more;
+}
+
+Result<void> ReceiveChannel::decode(std::span<const iovec> runs) {
+  size_t bytes = 0;
+  for (const iovec& run : runs) bytes += run.iov_len;
+  const iovec aside{pages_.get(), bytes};
+  const bool file = into_file();
+  if (!file) {
+    for (const iovec& run : runs) {
+      if (auto faulted = prefault(*last_block_->mapping, run); !faulted) return faulted;
+    }
+  }
+  return options_.decoder->decode({compressed_.get(), payload_bytes_},
+                                  file ? std::span(&aside, 1) : runs);
+}
+
+// What lies in `pages_`, in the order of the runs.
+Result<void> ReceiveChannel::write_runs(std::span<const iovec> runs) {
+  const Mapping& mapping = *last_block_->mapping;
+  const uint8_t* from = pages_.get();
+  for (const iovec& run : runs) {
+    const auto offset = static_cast<uint64_t>(static_cast<uint8_t*>(run.iov_base) -
+                                              mapping.base());
+    if (auto written = write_to_file(mapping, offset, {from, run.iov_len}); !written) {
+      return written;
+    }
+    from += run.iov_len;
+  }
+  return {};
 }
 
 Result<bool> ReceiveChannel::read_fully(std::span<iovec> iov, size_t payload_bytes,

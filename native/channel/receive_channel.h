@@ -57,7 +57,10 @@ class ReceiveChannel final : public ChannelThread {
   // False: the peer closed the connection in front of that header.
   Result<bool> read_payload(bool with_next_header);
   Result<bool> read_header();
-  Result<bool> read_compressed(bool with_next_header);
+  [[nodiscard]] bool into_file() const;
+  Result<bool> read_aside(bool with_next_header);
+  Result<void> decode(std::span<const iovec> runs);
+  Result<void> write_runs(std::span<const iovec> runs);
   Result<bool> read_fully(std::span<iovec> iov, size_t payload_bytes, size_t header_bytes);
   Result<void> place(const RamHeader& header);
   Result<void> apply_zero_page(const RamBlock& block, DirtyBitmap& received, uint64_t page);
@@ -87,6 +90,7 @@ class ReceiveChannel final : public ChannelThread {
   size_t iov_count_ = 0;
   size_t payload_bytes_ = 0;
   std::unique_ptr<uint8_t[]> compressed_;  // kPayloadBytesMax, with a decoder
+  std::unique_ptr<uint8_t[]> pages_;       // of one packet, on their way into a file
 };
 
 }  // namespace multifd
