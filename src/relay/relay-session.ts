@@ -141,6 +141,7 @@ export class RelaySession {
         ended: (end, error) => this.#destinationEnded(end, error),
       },
     )
+    this.#goOn()
     void this.#destination.write(opening)
     if (connections.length > 0) await this.#openChannels(connections)
     this.#connected = true
@@ -159,6 +160,7 @@ export class RelaySession {
     })
     this.#ports = ports
     await ports.connect()
+    this.#goOn()
     for (const connection of connections) {
       this.#channels.push(
         new RelayChannel(ports, connection, compression, {
@@ -168,6 +170,13 @@ export class RelaySession {
         }),
       )
     }
+  }
+
+  /** What failed meanwhile took down what was there by then: nothing may be opened behind it. */
+  #goOn(): void {
+    if (this.#first.error === undefined) return
+    this.#destination?.destroy()
+    throw this.#first.error
   }
 
   /** Until the last byte went out, or the destination spoke before that. */

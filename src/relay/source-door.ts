@@ -17,6 +17,7 @@ export class SourceDoor {
   readonly #all: Deferred<NativeConnection[]> = deferred()
   readonly #channels = new Map<number, NativeConnection>()
   #mainSeen = false
+  #complete = false
   #startedMs = 0
   #timer: NodeJS.Timeout | undefined
   readonly #connections: NativeConnection[] = []
@@ -31,7 +32,7 @@ export class SourceDoor {
     this.#fail = fail
     this.#acceptor = new Acceptor(endpoint, settings.handshakeTimeoutMs, {
       connection: (connection) => this.#arrived(connection),
-      failed: fail,
+      failed: (error) => this.#strangerCame(error),
     })
   }
 
@@ -49,11 +50,12 @@ export class SourceDoor {
     return this.#main.promise
   }
 
-  /** All multifd channels by id, to be taken over; nothing listens any more then. */
-  async channels(): Promise<NativeConnection[]> {
-    const channels = await this.#all.promise
-    await this.#acceptor.destroy()
-    return channels
+  /**
+   * All multifd channels by id, to be taken over. Who listens goes on listening: a source does not
+   * say how many channels it has, and pages on one more would be lost without a word.
+   */
+  channels(): Promise<NativeConnection[]> {
+    return this.#all.promise
   }
 
   /** Stops listening, and closes what nobody took over. */
@@ -66,12 +68,19 @@ export class SourceDoor {
   #arrived(connection: NativeConnection): void {
     this.#connections.push(connection)
     if (this.#startedMs === 0) this.#begin()
-    if (connection.isMain) this.#takeMain(connection)
+    if (this.#complete && connection.isMain) connection.close()
+    else if (connection.isMain) this.#takeMain(connection)
     else this.#takeChannel(connection)
     if (!this.#mainSeen || this.#channels.size < this.#settings.multifdChannels) return
     clearTimeout(this.#timer)
+    this.#complete = true
     const channels = [...this.#channels.values()].sort((a, b) => a.channelId - b.channelId)
     this.#all.resolve(channels)
+  }
+
+  /** With all there, who else connects is sent away, and is no reason to end a migration. */
+  #strangerCame(error: MultifdError): void {
+    if (!this.#complete) this.#fail(error)
   }
 
   #begin(): void {

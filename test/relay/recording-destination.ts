@@ -65,18 +65,22 @@ export class RecordingDestination implements AsyncDisposable {
   }
   /** Resolves when the relay has ended every connection, in whatever way. */
   async left(): Promise<void> {
-    const ends = this.sockets.map((socket) =>
-      this.#ended.has(socket) || socket.closed
-        ? undefined
-        : new Promise((resolve) => socket.once('end', resolve).once('close', resolve)),
-    )
-    await Promise.all(ends)
+    await Promise.all(this.sockets.map((socket) => this.#end(socket)))
+  }
+  /** The same of the main channel alone; connections that are not read do not see their end. */
+  async mainLeft(): Promise<void> {
+    for (const socket of this.sockets.slice(0, 1)) await this.#end(socket)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const socket of this.sockets) socket.destroy()
     this.#server.close()
     await once(this.#server, 'close')
+  }
+
+  async #end(socket: Socket): Promise<void> {
+    if (this.#ended.has(socket) || socket.closed) return
+    await new Promise((resolve) => socket.once('end', resolve).once('close', resolve))
   }
 
   #received(socket: Socket | undefined): Buffer {

@@ -42,7 +42,14 @@ describe('a source is refused', () => {
 
   it('with a channel more than was said', async () => {
     await using relaying = await Relaying.begin({ multifdChannels: 1 })
-    await relaying.source.play(recordedSource(NAME))
+    const { main, channels } = recordedSource(NAME)
+    const [first = new Uint8Array(64), second = new Uint8Array(64)] = channels
+    // Behind all that were expected, and before the setup is over, as with a QEMU.
+    const connection = await relaying.source.connect(main)
+    await relaying.source.connect(first.subarray(0, 64))
+    await relaying.reaches('active')
+    await relaying.source.connect(second)
+    await expectSourceResumes(connection)
     const sentence = /channel 1, expected 0 to 0.*"migrate_set_parameter multifd-channels 1"/
     await expectFailure(relaying, 'ERR_MULTIFD_HANDSHAKE', sentence)
   })

@@ -101,3 +101,15 @@ export function expectSourceHeld(main: RawConnection): void {
   expect(main.received.toString('hex')).not.toContain('00010004')
   expect(main.socket.readableEnded || main.socket.destroyed).toBe(false)
 }
+
+/** The channel's stream, its first packet with pages again and again behind the setup SYNC. */
+export function repeatPackets(stream: Uint8Array, bytes: number): Uint8Array {
+  const opening = stream.subarray(0, 64 + 1344)
+  const view = new DataView(stream.buffer, stream.byteOffset)
+  const at = opening.length
+  const packet = stream.subarray(at, at + 1344 + view.getUint32(at + 20))
+  const repeated = new Uint8Array(opening.length + Math.ceil(bytes / packet.length) * packet.length)
+  repeated.set(opening)
+  for (let to = opening.length; to < repeated.length; to += packet.length) repeated.set(packet, to)
+  return repeated
+}
