@@ -1,5 +1,5 @@
-// Receiving a snapshot when something goes wrong: a sentence within the time limit, SHUT(1) where it
-// can be heard, and no snapshot.
+// Receiving a snapshot when something goes wrong: a sentence within the time limit, SHUT(1) where
+// it can be heard, and no snapshot.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
