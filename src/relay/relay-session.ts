@@ -42,7 +42,8 @@ export class RelaySession {
   #ports: RelayPorts | undefined
   #channels: RelayChannel[] = []
   #gate: SyncGate | undefined
-  #connected = false
+  /** Bytes are due. While connections are made, and at the end, other limits hold. */
+  #bytesFlow = false
   #handedOver = false
   #sourceGone = false
   #answerTimer: NodeJS.Timeout | undefined
@@ -68,8 +69,7 @@ export class RelaySession {
     signal?.addEventListener('abort', abort, { once: true })
     const watchdog = new Watchdog({
       timeoutMs: peerTimeoutMs,
-      // Before everything is connected other limits hold; at the end the answer's own.
-      progress: () => (this.#connected && !this.#handedOver ? this.#bytes : performance.now()),
+      progress: () => (this.#bytesFlow ? this.#bytes : performance.now()),
       deepProgress: () => 0,
       expired: () => this.#fail(stalled(this.#slowSide, this.#settings)),
     })
@@ -109,6 +109,7 @@ export class RelaySession {
     this.#source = new SourceStream(main, (error) => this.#sourceEnded(error))
     const connections = await first.unless(this.#door.channels())
     this.#gate = connections.length === 0 ? undefined : new SyncGate(connections.length)
+    this.#bytesFlow = true
     return new Forwarding({
       first,
       source: this.#source,
@@ -129,6 +130,7 @@ export class RelaySession {
   async #connect(opening: Uint8Array, connections: NativeConnection[]): Promise<void> {
     const { connectTimeoutMs: timeoutMs } = this.#settings
     const { signal } = this.#connecting
+    this.#bytesFlow = false
     this.#destination = await DestinationStream.connect(
       this.#to,
       { timeoutMs, signal },
@@ -144,7 +146,7 @@ export class RelaySession {
     this.#goOn()
     void this.#destination.write(opening)
     if (connections.length > 0) await this.#openChannels(connections)
-    this.#connected = true
+    this.#bytesFlow = true
     this.#enter('active')
   }
 
@@ -192,6 +194,7 @@ export class RelaySession {
 
   #handOver(): void {
     this.#handedOver = true
+    this.#bytesFlow = false
     this.#enter('device')
     this.#awaitAnswer()
   }

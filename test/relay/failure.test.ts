@@ -128,6 +128,13 @@ describe('before the destination has everything', () => {
     expect(relaying.relay.status).toBe('cancelled')
   })
 
+  it('the operator ends it while nobody has come yet', async () => {
+    await using relaying = await Relaying.begin()
+    relaying.abort()
+    await expectFailure(relaying, 'ERR_MULTIFD_ABORTED')
+    expect(relaying.relay.status).toBe('cancelled')
+  })
+
   it('nobody listens at the destination: the source resumes', async () => {
     await using relaying = await Relaying.begin()
     await relaying.destination[Symbol.asyncDispose]()
@@ -146,6 +153,17 @@ describe('what falls silent', () => {
     await expectFailure(relaying, 'ERR_MULTIFD_TIMEOUT', /the source sent nothing for 700 ms/)
     await expectSourceResumes(connection)
     await relaying.destination.left()
+  })
+
+  it.each([0, 2])('is a source behind its header, with %d channels', async (multifdChannels) => {
+    const { main, channels } = recordedSource(NAME)
+    await using relaying = await Relaying.begin({ multifdChannels, peerTimeoutMs: SHORT_MS })
+    const header = main.subarray(0, 20)
+    const introduced = channels.slice(0, multifdChannels).map((bytes) => bytes.subarray(0, 64))
+    const connection = await relaying.source.play({ main: header, channels: introduced })
+    await expectFailure(relaying, 'ERR_MULTIFD_TIMEOUT', /the source sent nothing for 700 ms/)
+    await expectSourceResumes(connection)
+    expect(relaying.destination.connected).toBe(false)
   })
 
   it('is a source of which a channel is missing', async () => {

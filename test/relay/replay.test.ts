@@ -3,6 +3,8 @@
 
 import { beforeEach, describe, expect, it } from 'vitest'
 
+import { MIG_CMD_OPEN_RETURN_PATH } from '../../src/wire/constants.ts'
+import { encodeSwitchoverAck } from '../../src/wire/return-path.ts'
 import { recordingOf, withReturnPath } from '../snapshot/qemu-peer.ts'
 
 import { expectNothingLeft, held } from '../support/resources.ts'
@@ -99,6 +101,24 @@ describe('a source', () => {
     await relaying.relay.result
     expectSourceTold(connection)
     expect(relaying.destination.main.equals(short)).toBe(true)
+  })
+})
+
+describe('the return path', () => {
+  it('is forwarded: SWITCHOVER_ACK, PONG, and SHUT at the end', async () => {
+    await using relaying = await Relaying.begin(
+      {},
+      {
+        at: (event, destination) => {
+          const opens = event.kind === 'command' && event.command === MIG_CMD_OPEN_RETURN_PATH
+          if (opens) destination.answer(encodeSwitchoverAck())
+          return undefined
+        },
+      },
+    )
+    const connection = await relaying.source.play(recordingWithReturnPath('q72-legacy-none'))
+    await relaying.relay.result
+    expect(connection.received.toString('hex')).toBe('00070000000200040000abcd0001000400000000')
   })
 })
 
