@@ -6,6 +6,7 @@ import { open } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { native } from '../../src/kit/native.ts'
 import type { SendSnapshotOptions } from '../../src/snapshot/send-options.ts'
 import { sendSnapshot } from '../../src/snapshot/send-snapshot.ts'
 import { readManifest, SnapshotDirectory } from '../../src/snapshot/snapshot-directory.ts'
@@ -213,6 +214,24 @@ describe('a destination', () => {
       }
     }
   })
+})
+
+describe('a compression that this build does not have', () => {
+  const missing = native()
+    .compressionMethods()
+    .filter(({ reason }) => reason !== '')
+
+  it.skipIf(missing.length === 0)(
+    'is refused before anybody is connected (skip: it has all)',
+    async () => {
+      await using destination = await ReplayDestination.listen(legacy)
+      for (const { name, reason } of missing) {
+        const sending = sendSnapshot(directory, destination.uri, { compression: name })
+        await expect(sending.result).rejects.toThrow(reason)
+      }
+      expect(destination.connections).toBe(0)
+    },
+  )
 })
 
 describe('options that make no sense', () => {
