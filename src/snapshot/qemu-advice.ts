@@ -57,12 +57,11 @@ export function adviceFor(stage: ReplayStage, silent: boolean, facts: ReplayFact
   }
 }
 
-/** For a QEMU that began before all channels were connected. */
-export function tooManyChannels(connected: number, facts: ReplayFacts): string {
+/** For a QEMU that began before all channels were connected, or turned one of them away. */
+export function tooManyChannels(facts: ReplayFacts): string {
   return (
-    `QEMU expects fewer channels than ${facts.channels}: it began when ${connected} or fewer were ` +
-    `connected. Send over as many as it has (${QUERY_PARAMETERS}), or, before migrate-incoming, ` +
-    atTheDestination(channelCommands(facts))
+    `QEMU expects fewer channels than ${facts.channels}: send over as many as it has ` +
+    `(${QUERY_PARAMETERS}), or, before migrate-incoming, ${atTheDestination(channelCommands(facts))}`
   )
 }
 

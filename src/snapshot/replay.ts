@@ -268,9 +268,11 @@ export class Replay {
     const wire = this.#wire
     if (wire === undefined || !OF_THE_PEER.includes(error.code)) return error
     const { code, message, channelId, syscall, errno } = error
-    const tooMany = wire.began && this.#connected < this.#facts.channels
+    // A QEMU that refuses its list of RAM blocks has taken every channel's first SYNC before.
+    const turnedAway = channelId !== undefined && wire.stage === 'setup'
+    const tooMany = turnedAway || (wire.began && this.#connected < this.#facts.channels)
     const advice = tooMany
-      ? tooManyChannels(this.#connected, this.#facts)
+      ? tooManyChannels(this.#facts)
       : adviceFor(wire.stage, code === 'ERR_MULTIFD_TIMEOUT', this.#facts)
     return new MultifdError(code, `${message}; ${advice}`, {
       cause: error,
@@ -281,8 +283,7 @@ export class Replay {
   }
 
   #tooMany(): MultifdError {
-    const sentence = tooManyChannels(this.#connected, this.#facts)
-    return new MultifdError('ERR_MULTIFD_HANDSHAKE', sentence)
+    return new MultifdError('ERR_MULTIFD_HANDSHAKE', tooManyChannels(this.#facts))
   }
 
   async #unless<T>(step: Promise<T>): Promise<T> {
