@@ -10,6 +10,7 @@ namespace {
 // A page takes about 0.3 us to test and copy, a cache miss 0.1 us; far enough ahead, and not so far
 // that the line is gone again.
 constexpr size_t kPrefetchPages = 4;
+constexpr size_t kRecordPagesBytes = kPacketsPerRecord * kPacketPagesMax * kPageSize;
 
 }  // namespace
 
@@ -20,12 +21,8 @@ ExtentSender::ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>&
       packet_num_(packet_num),
       progress_(std::move(progress)),
       encoder_(encoder),
-      body_bytes_max_(encoder != nullptr ? encoder->bytes_max() : 0) {
-  if (ram.tracker().wants_sent_copies()) {
-    copies_ = std::make_unique_for_overwrite<uint8_t[]>(kPacketsPerRecord * kPacketPagesMax *
-                                                        kPageSize);
-  }
-}
+      copies_bytes_(ram.tracker().wants_sent_copies() ? kRecordPagesBytes : 0),
+      body_bytes_max_(encoder != nullptr ? encoder->bytes_max() : 0) {}
 
 Result<void> ExtentSender::send(const Extent& extent) {
   engine_.begin_extent();
@@ -74,7 +71,7 @@ Result<void> ExtentSender::add_page(const RamBlock& block, uint64_t page) {
   // prefetch that points beyond the block does nothing.
   __builtin_prefetch(host + kPrefetchPages * kPageSize);
   const bool zero = is_absent(page) || is_zero_page(host);
-  if (zero && copies_) ram_.tracker().sent(block_index_, page, nullptr);
+  if (zero && copies_bytes_ > 0) ram_.tracker().sent(block_index_, page, nullptr);
   if (zero && ram_.collects_zero_pages()) {
     ram_.found_zero(block_index_, page);
     ++counters_.zero_pages;
@@ -93,8 +90,8 @@ Result<void> ExtentSender::add_page(const RamBlock& block, uint64_t page) {
 }
 
 void ExtentSender::add_payload(uint32_t block, uint64_t page, uint8_t* host) {
-  if (copies_) {
-    uint8_t* const copy = copies_.get() + copies_used_++ * kPageSize;
+  if (copies_bytes_ > 0) {
+    uint8_t* const copy = record_->own_bodies.get() + copied_pages_++ * kPageSize;
     copy_page(copy, host);
     ram_.tracker().sent(block, page, copy);
     host = copy;
@@ -115,7 +112,13 @@ Result<void> ExtentSender::open_packet() {
     if (!acquired) return acquired.error();
     record_ = *acquired;
     packets_in_record_ = 0;
-    copies_used_ = 0;
+    copied_pages_ = 0;
+    // In the record, and not here: the kernel may still read them when a channel was told to stop
+    // in the middle of a submission, which this object does not outlive.
+    const size_t own_bytes = copies_bytes_ + kPacketsPerRecord * body_bytes_max_;
+    if (own_bytes > 0 && record_->own_bodies == nullptr) {
+      record_->own_bodies = std::make_unique_for_overwrite<uint8_t[]>(own_bytes);
+    }
   }
   record_->add(record_->headers[packets_in_record_].data(), kRamHeaderSize);
   body_iov_ = record_->iov_count;
@@ -147,15 +150,11 @@ Result<void> ExtentSender::close_packet(const RamBlock& block) {
   return packets_in_record_ == kPacketsPerRecord ? submit_record() : Result<void>();
 }
 
-// Puts the compressed body in the place of the open packet's pages. It lies in the record, which
-// outlives this object where the kernel never releases it.
+// Puts the compressed body in the place of the open packet's pages; behind the record's copies.
 Result<uint32_t> ExtentSender::encode_body() {
   SendRecord& record = *record_;
-  if (record.own_bodies == nullptr) {
-    record.own_bodies =
-        std::make_unique_for_overwrite<uint8_t[]>(kPacketsPerRecord * body_bytes_max_);
-  }
-  uint8_t* const body = record.own_bodies.get() + packets_in_record_ * body_bytes_max_;
+  uint8_t* const body =
+      record.own_bodies.get() + copies_bytes_ + packets_in_record_ * body_bytes_max_;
   const std::span<const iovec> runs(&record.iov[body_iov_], record.iov_count - body_iov_);
   const auto encoded = encoder_->encode(runs, {body, body_bytes_max_});
   if (!encoded) return encoded.error();

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <vector>
 
 #include "engine/engine.h"
@@ -31,8 +30,8 @@ class ExtentSender {
   // its time over an extent.
   using Progress = std::function<void(const PageCounters&)>;
   // packet_num is shared by all channels of a migration (QEMU: one global counter). Without an
-  // encoder pages travel as they are; with one the engine has to send plain: a record's compressed
-  // bodies are written anew when it is used again.
+  // encoder pages travel as they are; with one, or with a tracker that wants_sent_copies(), the
+  // engine has to send plain: a record's own bodies are written anew when it is used again.
   ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>& packet_num, Progress progress,
                PayloadEncoder* encoder = nullptr);
 
@@ -56,6 +55,8 @@ class ExtentSender {
   std::atomic<uint64_t>& packet_num_;
   const Progress progress_;
   PayloadEncoder* const encoder_;
+  // Private copies of a record's pages, for a tracker that hashes what was sent; 0 for others.
+  const size_t copies_bytes_;
   const size_t body_bytes_max_;  // of a compressed packet
   PageCounters counters_;
 
@@ -74,10 +75,7 @@ class ExtentSender {
   // later is dirty again, and travels with its content in the next round.
   std::vector<PageRange> populated_;
   size_t populated_at_ = 0;
-
-  // Private copies, for a tracker that hashes what was sent; null otherwise.
-  std::unique_ptr<uint8_t[]> copies_;
-  size_t copies_used_ = 0;
+  size_t copied_pages_ = 0;  // in the record
 };
 
 }  // namespace multifd
