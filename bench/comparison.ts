@@ -35,6 +35,8 @@ export interface Findings {
   readonly notes: readonly string[]
   /** What the bytes travelled over; loopback unless given. */
   readonly interface?: string
+  /** The QEMU that took part, as it says its version. */
+  readonly qemu?: string
   /** Never left out in silence; nothing unless given. */
   readonly skipped?: readonly Skipped[]
 }

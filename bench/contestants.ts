@@ -63,8 +63,8 @@ export function sized<Options extends TurnOptions>(options: Options): Options {
   return options.smoke ? { ...options, ...SMOKE } : options
 }
 
-// Node 20 has no views of more.
-function parseMemory(text: string): number {
+/** A size of guest RAM of which Node 20 has views. */
+export function parseMemory(text: string): number {
   const bytes = parseSize(text)
   if (bytes <= MEMORY_MAX_BYTES) return bytes
   throw new InvalidArgumentError(`Expected at most ${formatBytes(MEMORY_MAX_BYTES)}.`)

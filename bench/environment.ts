@@ -27,6 +27,8 @@ export interface Environment extends NetworkSettings {
   /** True when the tree differs from the revision; null when git cannot tell. */
   readonly gitDirty: boolean | null
   readonly loadAverage: string
+  /** Where one took part: its version. */
+  readonly qemu?: string
 }
 
 /** Of the network namespace that this process runs in. */

@@ -7,6 +7,7 @@ import { ceiling } from './comparisons/ceiling.ts'
 import { engines } from './comparisons/engines.ts'
 import { flush } from './comparisons/flush.ts'
 import { headers } from './comparisons/headers.ts'
+import { qemu } from './comparisons/qemu.ts'
 import { sparse } from './comparisons/sparse.ts'
 import { zerocopy } from './comparisons/zerocopy.ts'
 import { readEnvironment } from './environment.ts'
@@ -19,6 +20,7 @@ const COMPARISONS: readonly Comparison<never>[] = [
   engines,
   flush,
   headers,
+  qemu,
 ]
 const EXIT_FAILED = 1
 const EXIT_USAGE = 2
@@ -79,7 +81,8 @@ async function measure(comparison: Comparison<never>, options: { json?: boolean 
     signal: interrupted.signal,
     progress: (line) => console.error(`${comparison.name}: ${line}`),
   })
-  const environment = { ...before, interface: findings.interface ?? before.interface }
+  const { interface: over = before.interface, qemu: peer } = findings
+  const environment = { ...before, interface: over, ...(peer === undefined ? {} : { qemu: peer }) }
   console.log(textReport(comparison.name, comparison.question, environment, findings))
   if (options.json) {
     const { results, ratios, skipped = [] } = findings

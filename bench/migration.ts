@@ -1,6 +1,6 @@
 // One migration of the library, by a pair of processes of its own (bench/sides) on a path, and what
 // both measured. It knows the sides' lines, nothing of the library.
-import { dirname, extname, join } from 'node:path'
+import { extname, join } from 'node:path'
 import { Child } from './child.ts'
 import { type DutyCycle, SlowDown } from './duty-cycle.ts'
 import { LOOPBACK, type Path } from './path.ts'
@@ -52,13 +52,7 @@ export async function runMigration(
     allowPlaintext: path.name !== 'lo',
   }
   const start = (side: 'source' | 'destination') => {
-    // Compiled they are .js; a comparison that runs from the tree has no compiled sides.
-    const program = join(
-      dirname(import.meta.filename),
-      'sides',
-      side + extname(import.meta.filename),
-    )
-    const argv = [process.execPath, program, JSON.stringify(options)]
+    const argv = sideCommand(side, options)
     const [file = '', ...args] = path[side].command(argv)
     return Child.start(`the ${side}`, file, args, { signal })
   }
@@ -92,14 +86,23 @@ export async function runMigration(
   }
 }
 
+/** The command line of a side with its order. Its program is compiled if this one is. */
+export function sideCommand(
+  side: 'source' | 'destination' | 'receive' | 'send',
+  order: object,
+): string[] {
+  const program = join(import.meta.dirname, 'sides', side + extname(import.meta.filename))
+  return [process.execPath, program, JSON.stringify(order)]
+}
+
 function sideOf({ hugePageBytes, network }: SideReady, done: SideDone): Side {
   const { seconds, cpuSeconds, jsThreadCpuSeconds, guestResidentBytes, transportBytes } = done
   const measured = { seconds, cpuSeconds, jsThreadCpuSeconds, guestResidentBytes, transportBytes }
   return { ...measured, hugePageBytes, network }
 }
 
-// When a migration fails, each side blames the other; a reader needs both sentences.
-async function both<S, D>(source: Promise<S>, destination: Promise<D>): Promise<[S, D]> {
+/** Both; when a migration fails, each side blames the other, and a reader needs both sentences. */
+export async function both<S, D>(source: Promise<S>, destination: Promise<D>): Promise<[S, D]> {
   const [sent, received] = await Promise.allSettled([source, destination])
   if (sent.status === 'fulfilled' && received.status === 'fulfilled') {
     return [sent.value, received.value]

@@ -13,10 +13,11 @@ export class ScratchFolder {
   /** Short: a UNIX socket's path has at most 107 characters. */
   readonly path: string
 
-  constructor() {
-    removeStale()
+  /** In the system's folder for temporary files, unless told where. */
+  constructor(parent = tmpdir()) {
+    removeStale(parent)
     const owner = `${process.pid}-${startedAt(process.pid)}`
-    this.path = mkdtempSync(join(tmpdir(), `multifd-qemu-${owner}-`))
+    this.path = mkdtempSync(join(parent, `multifd-qemu-${owner}-`))
     if (living.size === 0) process.on('exit', removeAll)
     living.add(this)
   }
@@ -38,11 +39,11 @@ function removeAll(): void {
   for (const folder of living) folder.remove()
 }
 
-function removeStale(): void {
-  for (const name of readdirSync(tmpdir())) {
+function removeStale(parent: string): void {
+  for (const name of readdirSync(parent)) {
     const [, pid, started] = NAME.exec(name) ?? []
     if (pid === undefined || startedAt(Number(pid)) === started) continue
-    rmSync(join(tmpdir(), name), { recursive: true, force: true })
+    rmSync(join(parent, name), { recursive: true, force: true })
   }
 }
 

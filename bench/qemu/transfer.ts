@@ -150,6 +150,24 @@ export async function sameRam(a: QemuGuest, b: QemuGuest): Promise<boolean> {
   return same
 }
 
+/** Whether a file holds the RAM of this guest, which must be stopped, byte by byte. */
+export async function ramIsInFile(guest: QemuGuest, path: string): Promise<boolean> {
+  const ofGuest = Buffer.alloc(PIECE_BYTES)
+  const ofFile = Buffer.alloc(PIECE_BYTES)
+  await using file = await open(path, 'r')
+  if ((await file.stat()).size !== guest.memoryBytes) return false
+  let same = true
+  await eachPiece(guest, 'r', async ({ memory, at, address, bytes }) => {
+    const [read, stored] = await Promise.all([
+      memory.read(ofGuest, 0, bytes, address),
+      file.read(ofFile, 0, bytes, at),
+    ])
+    const complete = read.bytesRead === bytes && stored.bytesRead === bytes
+    same &&= complete && ofGuest.compare(ofFile, 0, bytes, 0, bytes) === 0
+  })
+  return same
+}
+
 interface Piece {
   /** Of QEMU's own address space. */
   readonly memory: FileHandle

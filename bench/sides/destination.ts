@@ -3,10 +3,11 @@
 import { GuestMemory, MigrationDestination } from '../../src/index.ts'
 import { readNetworkSettings } from '../environment.ts'
 import { BLOCK_NAME, checksum, prefault, residentBytes } from './guest.ts'
-import { nextLine, readOptions, say } from './lines.ts'
+import { nextLine, readOrder, say } from './lines.ts'
 import { hugePageBytes, MemoryWatch, Meter, settle } from './meter.ts'
+import type { SideOptions } from './side-options.ts'
 
-const options = readOptions()
+const options = readOrder<SideOptions>()
 const { guest } = options
 void nextLine() // nothing is expected; it ends this process when the parent is gone
 const memory =

@@ -2,15 +2,19 @@
 // JSON lines on stdout, and the parent's lines come on stdin. When the parent is gone, so is the
 // side.
 import { createInterface } from 'node:readline'
-import type { SideDone, SideOptions, SideReady, SourceDone } from './side-options.ts'
+import type { SideDone, SideReady, SourceDone } from './side-options.ts'
+import type { SentLine, SnapshotReady, StoredLine } from './snapshot-lines.ts'
 
-export function readOptions(): SideOptions {
+/** The comparison that started this side wrote it, from the same type. */
+export function readOrder<Order>(): Order {
   const order = process.argv[2]
   if (order === undefined) throw new Error('a side is started by a comparison, with its order')
-  return JSON.parse(order) as SideOptions
+  return JSON.parse(order) as Order
 }
 
-export function say(line: SideReady | SideDone | SourceDone): void {
+type Line = SideReady | SideDone | SourceDone | SnapshotReady | StoredLine | SentLine
+
+export function say(line: Line): void {
   process.stdout.write(`${JSON.stringify(line)}\n`)
 }
 

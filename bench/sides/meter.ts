@@ -59,6 +59,41 @@ export class Meter {
   }
 }
 
+/** How often a CpuLog looks, milliseconds. */
+const LOOK_INTERVAL_MS = 5
+
+/** CPU time of this process against the clock, for spans whose ends are known only afterwards. */
+export class CpuLog {
+  readonly #looks: { readonly ms: number; readonly cpuSeconds: number }[] = []
+  readonly #timer: NodeJS.Timeout
+
+  constructor() {
+    this.#look()
+    this.#timer = setInterval(() => this.#look(), LOOK_INTERVAL_MS)
+  }
+
+  stop(): void {
+    clearInterval(this.#timer)
+    this.#look()
+  }
+
+  /** Between two readings of performance.now(); after `stop`. */
+  span(fromMs: number, toMs: number): { seconds: number; cpuSeconds: number } {
+    const cpuSeconds = this.#at(toMs) - this.#at(fromMs)
+    return { seconds: (toMs - fromMs) / 1e3, cpuSeconds }
+  }
+
+  #at(ms: number): number {
+    const look = this.#looks.findLast((one) => one.ms <= ms) ?? this.#looks[0]
+    return look?.cpuSeconds ?? Number.NaN
+  }
+
+  #look(): void {
+    const { user, system } = process.cpuUsage()
+    this.#looks.push({ ms: performance.now(), cpuSeconds: (user + system) / 1e6 })
+  }
+}
+
 /**
  * The most private memory this process had beyond what it had at construction, looked at every 20
  * ms. Meaningful only where the guest's RAM is shared memory and so counted elsewhere (memfd).

@@ -1,11 +1,13 @@
 // `npm run bench` from outside, at sizes that take seconds. These are no measurements: they only
 // show that every comparison runs to its end and keeps the shape of its report.
 import { execFile } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { describe, expect, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { ScratchFolder } from '../../bench/qemu/scratch-folder.ts'
 import { Rig } from '../../bench/rig.ts'
+import { qemuOrSkip } from '../support/qemu/qemu-or-skip.ts'
 
 const MIB = 2 ** 20
 // The compiled tree; BENCH_DIST names another one.
@@ -150,6 +152,48 @@ describe('zero-copy and engines', () => {
   })
 })
 
+describe('qemu', () => {
+  test('compares our two ends, and one of them with a QEMU, with QEMU to QEMU', async (context) => {
+    const { version } = await qemuOrSkip(context)
+    const folders = [new ScratchFolder('/dev/shm'), new ScratchFolder('/var/tmp')]
+    onTestFinished(() => {
+      for (const folder of folders) folder.remove()
+    })
+    const [tmpfs = '', disk = ''] = folders.map(({ path }) => path)
+    const found = await report('qemu', '--smoke', '--tmpfs', tmpfs, '--disk', disk)
+    const { environment, results, ratios, skipped } = found
+    expect(environment.qemu).toBe(version)
+    for (const name of ['throughputVsQemu', 'cpuVsQemu']) expectRatio(ratios[name], 1)
+    const left = skipped.map(({ what }: { what: string }) => what)
+    if (!left.includes('snapshots in a tmpfs')) {
+      for (const name of ['receive', 'receiveHashed', 'send', 'sendUnverified']) {
+        expectRatio(ratios[`${name}VsQemu`], 1)
+      }
+      const [{ storing, hashing }] = results.receive
+      expect(Math.min(storing.cpuSeconds, hashing.cpuSeconds)).toBeGreaterThan(0)
+      const [{ seconds, sending }] = results.send
+      expect(sending.seconds).toBeLessThan(seconds)
+    }
+    if (!left.includes('snapshots on a disk')) expectRatio(ratios.receiveDiskVsQemu, 1)
+    for (const run of [...results.qemu, ...results.receive, ...results.send]) {
+      expect(run.sourceCpuSeconds).toBeGreaterThanOrEqual(0)
+      expect(run.destinationCpuSeconds).toBeGreaterThanOrEqual(0)
+    }
+    expect(folders.flatMap(({ path }) => readdirSync(path))).toEqual([])
+  })
+
+  test('without a QEMU says what is missing', async () => {
+    const env = { ...process.env, QEMU_BINARY: '/nowhere/qemu' }
+    const { code, stdout } = await benchWithin(env, 'qemu', '--smoke', '--json')
+    expect(code).toBe(0)
+    const { ratios, skipped } = JSON.parse(stdout.trim().split('\n').at(-1) ?? '')
+    expect(ratios).toEqual({})
+    const reason = expect.stringMatching(/qemu --version failed.*QEMU_BINARY/)
+    expect(skipped).toEqual([{ what: 'everything', reason }])
+    expect(stdout).toMatch(/Left out: everything \(\/nowhere\/qemu --version failed/)
+  })
+})
+
 describe('refusals', () => {
   test.each([
     [['fastest'], /unknown comparison 'fastest'\nComparisons: ceiling, sparse/],
@@ -166,6 +210,7 @@ describe('refusals', () => {
       ['flush', '--engine', 'auto'],
       /'--engine <name>' argument 'auto' is invalid.*sendmsg, io-uring/,
     ],
+    [['qemu', '--memory', '8GiB'], /'--memory <size>' argument '8GiB' is invalid.*at most 4 GiB/],
     [['ceiling', '--memory', '8GiB'], /--memory is 8 GiB, expected at most 4 GiB/],
     [['sparse', '--populated', '3MiB'], /--populated is 3 MiB, expected a multiple of 2 MiB/],
   ])('%j', async (args, sentence) => {

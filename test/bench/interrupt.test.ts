@@ -4,11 +4,14 @@ import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { qemuOrSkip } from '../support/qemu/qemu-or-skip.ts'
 
 const DIST = process.env.BENCH_DIST ?? join(import.meta.dirname, '../../dist')
 
 // The children of flush are stopped at times, and run in namespaces of their own where it may.
-test.each(['ceiling', 'flush'])('Ctrl-C ends %s and what it started', async (name) => {
+const NAMES = ['ceiling', 'flush', 'qemu'] as const
+test.for(NAMES)('Ctrl-C ends %s and what it started', async (name, context) => {
+  if (name === 'qemu') await qemuOrSkip(context)
   const args = [join(DIST, 'bench/main.js'), name, '--memory', '64MiB', '--pairs', '1000']
   const bench = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] })
   try {
