@@ -23,7 +23,8 @@ A URI is tcp:HOST:PORT, tcp:[IPv6]:PORT or unix:PATH; several are clones of one 
 fails stops none of the others. Each QEMU waits for a migration (-incoming defer), with the machine
 type, memory and devices of the stored guest; what to type there is printed first. Nothing is sent
 before every file of the snapshot was compared with its manifest, and the snapshot is only read.
-Ctrl-C gives up the destinations that are not done: their guests never ran.
+Ctrl-C gives up the destinations that are not done. Where a guest may run although its destination
+failed, which is so only once everything was sent, the error says so.
 
 Exit codes: 0 all have it, 1 one failed or nothing was sent, 2 wrong usage, 130 interrupted.`
 

@@ -57,6 +57,11 @@ export function adviceFor(stage: ReplayStage, silent: boolean, facts: ReplayFact
   }
 }
 
+/** For whatever happens once QEMU may have everything. */
+export const MAY_RUN =
+  'everything was sent, so the guest may run there: HMP "info status", QMP ' +
+  '{"execute":"query-status"}, shows it; look before you send it again'
+
 /** For a QEMU that began before all channels were connected, or turned one of them away. */
 export function tooManyChannels(facts: ReplayFacts): string {
   return (
@@ -111,8 +116,7 @@ function onFailureInDevices({ manifest }: ReplayFacts): string {
   return (
     'it has all of RAM and did not take the devices. Start it with the same devices, in the same ' +
     `slots, as the snapshot's VM had (-machine ${manifest.machine}, and -cpu as there); its stderr ` +
-    'names the device. If it only takes long, raise peerTimeoutMs. Whether the guest runs there is ' +
-    'shown by HMP "info status", QMP {"execute":"query-status"}: look before you send it again'
+    'names the device. If it only takes long, raise peerTimeoutMs'
   )
 }
 

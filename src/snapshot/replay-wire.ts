@@ -80,6 +80,10 @@ export class ReplayWire {
   get began(): boolean {
     return this.#lastPong >= BEGAN
   }
+  /** QEMU may have all it needs to let the guest run, and has not said so. */
+  get inDoubt(): boolean {
+    return this.#allSent && !this.#isLoaded
+  }
   get writtenBytes(): number {
     return this.#main.writtenBytes
   }

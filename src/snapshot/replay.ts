@@ -22,7 +22,7 @@ import { flushThresholds } from '../schedule/flush-policy.ts'
 import { RateLimiter } from '../schedule/rate-limiter.ts'
 import type { Extent } from '../schedule/round-plan.ts'
 import { formatUuid, nilUuid, parseUuid } from '../wire/uuid.ts'
-import { adviceFor, type ReplayFacts, tooManyChannels } from './qemu-advice.ts'
+import { adviceFor, MAY_RUN, type ReplayFacts, tooManyChannels } from './qemu-advice.ts'
 import { RamReplay } from './ram-replay.ts'
 import { ReplayMemory } from './replay-memory.ts'
 import { ReplayWire } from './replay-wire.ts'
@@ -85,7 +85,7 @@ export class Replay {
       await Promise.all([this.#wire?.close(), ...this.#channels.map((channel) => channel.close())])
       return result
     } catch (thrown) {
-      const error = this.#first.error ?? this.#explained(asMultifdError(thrown))
+      const error = this.#firstError(asMultifdError(thrown))
       this.#first.set(error) // wakes whoever still waits for a step
       this.#status = error.code === 'ERR_MULTIFD_ABORTED' ? 'cancelled' : 'failed'
       return { uri: this.#uri, status: this.#status, error }
@@ -259,6 +259,13 @@ export class Replay {
     })
   }
 
+  /** The first one, and what is to be said of it; a cancelled replay has to be looked at, too. */
+  #firstError(thrown: MultifdError): MultifdError {
+    const error = this.#first.error
+    if (error === undefined) return this.#explained(thrown)
+    return error.code === 'ERR_MULTIFD_ABORTED' ? this.#explained(error) : error
+  }
+
   #fail(error: MultifdError): void {
     this.#first.set(this.#explained(error))
   }
@@ -266,20 +273,26 @@ export class Replay {
   /** What QEMU says on the wire is next to nothing: how far it came says what to look at. */
   #explained(error: MultifdError): MultifdError {
     const wire = this.#wire
-    if (wire === undefined || !OF_THE_PEER.includes(error.code)) return error
+    if (wire === undefined) return error
     const { code, message, channelId, syscall, errno } = error
-    // A QEMU that refuses its list of RAM blocks has taken every channel's first SYNC before.
-    const turnedAway = channelId !== undefined && wire.stage === 'setup'
-    const tooMany = turnedAway || (wire.began && this.#connected < this.#facts.channels)
-    const advice = tooMany
-      ? tooManyChannels(this.#facts)
-      : adviceFor(wire.stage, code === 'ERR_MULTIFD_TIMEOUT', this.#facts)
-    return new MultifdError(code, `${message}; ${advice}`, {
+    const sentences = [message]
+    if (OF_THE_PEER.includes(code)) sentences.push(this.#advice(wire, error))
+    if (wire.inDoubt) sentences.push(MAY_RUN)
+    if (sentences.length === 1) return error
+    return new MultifdError(code, sentences.join('; '), {
       cause: error,
       ...(channelId === undefined ? {} : { channelId }),
       ...(syscall === undefined ? {} : { syscall }),
       ...(errno === undefined ? {} : { errno }),
     })
+  }
+
+  #advice(wire: ReplayWire, { code, channelId }: MultifdError): string {
+    // A QEMU that refuses its list of RAM blocks has taken every channel's first SYNC before.
+    const turnedAway = channelId !== undefined && wire.stage === 'setup'
+    const tooMany = turnedAway || (wire.began && this.#connected < this.#facts.channels)
+    if (tooMany) return tooManyChannels(this.#facts)
+    return adviceFor(wire.stage, code === 'ERR_MULTIFD_TIMEOUT', this.#facts)
   }
 
   #tooMany(): MultifdError {
