@@ -8,6 +8,8 @@ import { type Side, trace } from '../kit/trace.ts'
 export class FirstError {
   readonly #side: Side
   readonly #failed: Deferred<never> = deferred()
+  /** Steps that are waited for. Racing each with one promise would keep a trace of all of them. */
+  readonly #waiting = new Set<(error: MultifdError) => void>()
   #error: MultifdError | undefined
 
   constructor(side: Side) {
@@ -28,6 +30,7 @@ export class FirstError {
     if (this.#error === undefined) {
       this.#error = error
       this.#failed.reject(error)
+      for (const reject of this.#waiting) reject(error)
       return
     }
     const { code, message } = error
@@ -36,7 +39,17 @@ export class FirstError {
 
   /** `step`, unless something fails before it is done. */
   async unless<T>(step: Promise<T>): Promise<T> {
-    return await Promise.race([step, this.#failed.promise])
+    if (this.#error !== undefined) return await Promise.race([step, this.#failed.promise])
+    let reject: (error: MultifdError) => void = () => {}
+    const failed = new Promise<never>((_resolve, onError) => {
+      reject = onError
+    })
+    this.#waiting.add(reject)
+    try {
+      return await Promise.race([step, failed])
+    } finally {
+      this.#waiting.delete(reject)
+    }
   }
 
   /** Ties the caller's signal to this; returns what detaches it. */
