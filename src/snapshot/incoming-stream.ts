@@ -28,8 +28,6 @@ export interface IncomingStreamParts {
   wire: IncomingWire
   /** Waits for the channels, then makes the files. */
   openRam(event: RamMemSizeEvent): Promise<IncomingRam>
-  /** The first sync point was passed: all connections there will ever be are there. */
-  allConnected(): void
 }
 
 /** What the stream said, once it is over. */
@@ -202,7 +200,6 @@ export class IncomingStream {
     if (this.#detector.dialect === 'per-round') await this.#acknowledge()
     if (this.#syncs === undefined) return
     await first.unless(this.#syncs.collect())
-    if (this.#syncs.collected === 1) this.#parts.allConnected()
   }
 
   #keepTail(bytes: Uint8Array): void {

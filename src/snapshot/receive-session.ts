@@ -115,7 +115,6 @@ export class ReceiveSession {
       first,
       wire,
       openRam: (event) => this.#openRam(event),
-      allConnected: () => void this.connections.stopListening(),
     })
     this.#stream = stream
     return await stream.run()

@@ -30,6 +30,7 @@ export class SourceConnections {
   #timer: NodeJS.Timeout | undefined
   #startedMs: number | undefined
   #mainSeen = false
+  #complete = false
   #uuid: Uint8Array | undefined
 
   /** @throws MultifdError ERR_MULTIFD_CHANNEL if the address is not to be had. */
@@ -43,7 +44,10 @@ export class SourceConnections {
     this.#uuid = expected.uuid
     this.#acceptor = new Acceptor(endpoint, expected.handshakeTimeoutMs, {
       connection: (connection) => this.#arrived(connection),
-      failed: fail,
+      // With all there, a stranger is sent away and is no reason to end a migration.
+      failed: (error) => {
+        if (!this.#complete) fail(error)
+      },
     })
     this.endpoint = this.#acceptor.endpoint
   }
@@ -64,12 +68,10 @@ export class SourceConnections {
     return this.#uuid
   }
 
-  /** No connection more; those that came are not touched. */
-  async stopListening(): Promise<void> {
-    await this.#acceptor.destroy()
-  }
-
-  /** Gives everything back that nobody took over. */
+  /**
+   * Stops listening, and gives everything back that nobody took over. Not before the end: a source
+   * does not say how many channels it has, and pages on one more would be lost without a word.
+   */
   async close(): Promise<void> {
     clearTimeout(this.#timer)
     await this.#acceptor.destroy()
@@ -102,6 +104,7 @@ export class SourceConnections {
     }
     if (!this.#mainSeen || this.#channels.size < this.#expected.channels) return
     clearTimeout(this.#timer)
+    this.#complete = true
     const sorted = [...this.#channels].sort(([a], [b]) => a - b)
     this.#allArrived.resolve(sorted.map(([, channel]) => channel))
   }
