@@ -166,7 +166,7 @@ describe('a peer that breaks off', () => {
       'resets one channel in round 0',
       {
         at: ({ kind }, peer) => {
-          if (kind === 'section-end') peer.channels[0]?.resetAndDestroy()
+          if (kind === 'section-end') peer.resetChannel()
           return 'answer'
         },
       },

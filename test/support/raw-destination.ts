@@ -30,6 +30,7 @@ export class RawDestination implements AsyncDisposable {
   readonly #server: Server
   readonly #sockets: Socket[] = []
   readonly #behaviour: Behaviour
+  #resetsChannel = false
 
   private constructor(server: Server, behaviour: Behaviour) {
     this.#server = server
@@ -48,6 +49,12 @@ export class RawDestination implements AsyncDisposable {
   /** RST on every connection. */
   reset(): void {
     for (const socket of this.#sockets) socket.resetAndDestroy()
+  }
+
+  /** RST on one multifd channel, or on the first one to introduce itself here. */
+  resetChannel(): void {
+    this.#resetsChannel = true
+    this.channels[0]?.resetAndDestroy()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -91,6 +98,7 @@ export class RawDestination implements AsyncDisposable {
 
   #drain(channel: Socket): void {
     this.channels.push(channel)
+    if (this.#resetsChannel) this.resetChannel()
     if (this.#behaviour.readsChannels === false) channel.pause()
     else channel.resume()
     channel.on('data', () => {})
