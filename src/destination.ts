@@ -9,6 +9,7 @@ import { type Deferred, deferred } from './kit/deferred.ts'
 import { MultifdError } from './kit/errors.ts'
 import {
   checked,
+  type NativeCompression,
   type NativeConnection,
   type NativeEndpoint,
   type NativeReceiveGroup,
@@ -20,13 +21,13 @@ import {
   type MigrationDestinationOptions,
 } from './migrate/destination-options.ts'
 import { Incoming } from './migrate/incoming.ts'
+import { checkOwnSource } from './migrate/incoming-handshake.ts'
 import { IncomingWire } from './migrate/incoming-wire.ts'
 import type { IncomingResult } from './migrate/progress.ts'
 import { type MigrationStatus, StatusMachine } from './migrate/status.ts'
 import { SyncCollector } from './migrate/sync-collector.ts'
 import { asMultifdError, FirstError } from './migrate/teardown.ts'
 import { Watchdog } from './migrate/watchdog.ts'
-import { isOwnMachine, parseOwnCapabilities } from './wire/dialect.ts'
 import type { Configuration } from './wire/main-stream-events.ts'
 import { formatUuid, sameUuid } from './wire/uuid.ts'
 
@@ -103,6 +104,7 @@ class IncomingSession {
   #waiting: NativeConnection[] = []
   readonly #taken = new Map<number, NativeConnection>()
   #expectedChannels: number | undefined
+  #compression: NativeCompression = 'none'
   #handshakeTimer: NodeJS.Timeout | undefined
   #startedMs = 0
   #mainSeen = false
@@ -255,25 +257,11 @@ class IncomingSession {
   }
 
   async #expectChannels(configuration: Configuration): Promise<void> {
-    const { machineName, capabilities, uuid } = configuration
-    if (!isOwnMachine(machineName)) {
-      throw new MultifdError(
-        'ERR_MULTIFD_UNSUPPORTED',
-        `the source is a QEMU machine "${machineName}", expected a MigrationSource of this library: a ` +
-          'QEMU guest needs a QEMU destination',
-      )
-    }
-    const own = parseOwnCapabilities(capabilities)
-    if (!own.ok) throw own.error
-    if (!own.value.commit) {
-      throw new MultifdError(
-        'ERR_MULTIFD_HANDSHAKE',
-        'the source does not announce that it will commit, expected the capability "commit": without it ' +
-          'nobody would know whose the guest is; run the same version on both ends',
-      )
-    }
+    const { channels, compression } = checkOwnSource(configuration)
+    const { uuid } = configuration
     if (uuid !== undefined) this.#checkUuid(uuid, 'the main channel')
-    this.#expectedChannels = own.value.channels
+    this.#compression = compression
+    this.#expectedChannels = channels
     this.#introduce()
   }
 
@@ -312,17 +300,17 @@ class IncomingSession {
 
   #openChannels(): void {
     const { memory } = this.#settings
+    const compression = this.#compression
     this.#group = checked(native().createReceiveGroup(memory.native), 'preparing channels failed')
     for (let channelId = 0; channelId < this.#taken.size; channelId += 1) {
       const connection = this.#taken.get(channelId)
       if (connection === undefined) continue
-      this.#channels.push(
-        new ReceiveChannel(this.#group, connection, {
-          syncArrived: (id) => this.#syncs?.arrived(id),
-          peerEnded: (id) => this.#channelEnded(id),
-          failed: (error) => this.#first.set(error),
-        }),
-      )
+      const listener = {
+        syncArrived: (id: number) => this.#syncs?.arrived(id),
+        peerEnded: (id: number) => this.#channelEnded(id),
+        failed: (error: MultifdError) => this.#first.set(error),
+      }
+      this.#channels.push(new ReceiveChannel(this.#group, connection, listener, { compression }))
     }
   }
 
@@ -391,6 +379,7 @@ class IncomingSession {
       receivedBytes: this.receivedBytes,
       normalPages: channels.reduce((sum, { normalPages }) => sum + normalPages, 0),
       zeroPages: channels.reduce((sum, { zeroPages }) => sum + zeroPages, 0),
+      compression: this.#compression,
       totalTimeMs: performance.now() - this.#startedMs,
       channels,
     }

@@ -176,7 +176,11 @@ class OutgoingSession implements Migration {
       }),
     )
     await this.#first.unless(
-      wire.begin({ channels: settings.multifdChannels, uuid: settings.uuid }),
+      wire.begin({
+        channels: settings.multifdChannels,
+        compression: settings.compression,
+        uuid: settings.uuid,
+      }),
     )
     const { flush, ready } = openChannels({
       settings,
@@ -259,8 +263,15 @@ class OutgoingSession implements Migration {
   }
 
   #transferredBytes(): number {
-    const multifd = this.#channels.reduce((sum, channel) => sum + channel.sentBytes, 0)
-    return multifd + (this.#wire?.writtenBytes ?? 0)
+    return this.#multifdBytes() + (this.#wire?.writtenBytes ?? 0)
+  }
+
+  #multifdBytes(): number {
+    return this.#channels.reduce((sum, channel) => sum + channel.sentBytes, 0)
+  }
+
+  #normalBytes(): number {
+    return this.#channels.reduce((sum, channel) => sum + channel.normalBytes, 0)
   }
 
   #channelReports(): ChannelReport[] {
@@ -287,6 +298,9 @@ class OutgoingSession implements Migration {
       remainingBytes: (this.#sender?.remainingPages ?? 0) * PAGE_SIZE_BYTES,
       dirtyBytesPerSecond: this.#outgoing?.dirtyBytesPerSecond ?? 0,
       transferredBytes,
+      multifdBytes: this.#multifdBytes(),
+      normalBytes: this.#normalBytes(),
+      compression: this.#settings.compression,
       bytesPerSecond: (transferredBytes - (before?.transferredBytes ?? 0)) / seconds,
       expectedDowntimeMs: this.#outgoing?.expectedDowntimeMs ?? Number.POSITIVE_INFINITY,
       elapsedMs,
@@ -308,6 +322,7 @@ class OutgoingSession implements Migration {
       dirtySyncCount: outgoing.dirtySyncCount,
       transferredBytes,
       multifdBytes,
+      normalBytes: this.#normalBytes(),
       normalPages: sum((channel) => channel.normalPages),
       zeroPages: sum((channel) => channel.zeroPages),
       totalTimeMs: nowMs - this.#startedMs,
@@ -316,6 +331,7 @@ class OutgoingSession implements Migration {
       throughputBytesPerSecond: (transferredBytes / (nowMs - this.#connectMs)) * 1000,
       ...engineOf(this.#channels, this.#choice),
       zeroCopy: this.#settings.zeroCopy,
+      compression: this.#settings.compression,
       dirtyTracker: this.#tracker?.tracker ?? '',
       dirtyTrackerReason: this.#tracker?.reason ?? '',
       jsThreadCpuNanoseconds: native().threadCpuNanoseconds() - this.#jsCpuBefore,

@@ -71,6 +71,10 @@ export async function moveGuest(
       multifdChannels: options.channels,
       engine: options.engine,
       zeroCopy: options.zeroCopy,
+      compression: options.compression,
+      ...(options.compressionLevel === undefined
+        ? {}
+        : { compressionLevel: options.compressionLevel }),
       maxBandwidthBytesPerSecond: options.bandwidth * 1e6,
       downtimeLimitMs: options.downtimeLimitMs,
       peerTimeoutMs,

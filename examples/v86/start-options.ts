@@ -15,8 +15,11 @@ const FLAT_OUT_LIMIT_MS = 300
 
 type Engine = NonNullable<MigrationSourceOptions['engine']>
 type ZeroCopy = NonNullable<MigrationSourceOptions['zeroCopy']>
+type Compression = NonNullable<MigrationSourceOptions['compression']>
 const ENGINES: readonly Engine[] = ['auto', 'sendmsg', 'io-uring']
 const ZERO_COPY: readonly ZeroCopy[] = ['auto', 'off', 'on']
+const COMPRESSIONS: readonly Compression[] = ['none', 'zlib', 'zstd']
+const ZLIB_LEVEL_MAX = 9
 
 export type StartOptions = {
   readonly memoryMib: number
@@ -26,6 +29,9 @@ export type StartOptions = {
   readonly rate: number
   readonly engine: Engine
   readonly zeroCopy: ZeroCopy
+  readonly compression: Compression
+  /** Undefined: the library's own. */
+  readonly compressionLevel: number | undefined
   /** MB/s, 10^6 bytes; 0 = no limit. */
   readonly bandwidth: number
   readonly downtimeLimitMs: number
@@ -82,6 +88,10 @@ function createCommand(): Command {
       .addOption(numeric('--channels <n>', 'multifd channels', 1, 255).default(4))
       .addOption(choice('--engine <name>', 'how bytes reach the kernel', ENGINES))
       .addOption(choice('--zero-copy <mode>', 'send pages from where they lie', ZERO_COPY))
+      .addOption(choice('--compression <method>', 'compress pages', COMPRESSIONS))
+      .addOption(
+        numeric('--compression-level <n>', 'zlib 0 to 9, zstd 0 to 20 (default: 1)', 0, 20),
+      )
       .addOption(numeric('--bandwidth <MB/s>', 'limit, 0 = none', 0, 1_000_000).default(0))
       .addOption(
         numeric(
@@ -127,6 +137,8 @@ function planOf(command: Command): StartOptions {
     channels: number
     engine: Engine
     zeroCopy: ZeroCopy
+    compression: Compression
+    compressionLevel: number | undefined
     bandwidth: number
     downtimeLimit: number | undefined
     json: boolean
@@ -140,6 +152,8 @@ function planOf(command: Command): StartOptions {
         `${given.memory - 1}: 1 MiB less than --memory`,
     )
   }
+  const misfit = compressionMisfit(given)
+  if (misfit !== undefined) command.error(`error: ${misfit}`)
   return {
     memoryMib: given.memory,
     workingSetMib,
@@ -147,8 +161,26 @@ function planOf(command: Command): StartOptions {
     rate,
     engine: given.engine,
     zeroCopy: given.zeroCopy,
+    compression: given.compression,
+    compressionLevel: given.compressionLevel,
     bandwidth: given.bandwidth,
     downtimeLimitMs: given.downtimeLimit ?? (rate === 0 ? FLAT_OUT_LIMIT_MS : PACED_LIMIT_MS),
     json: given.json,
   }
+}
+
+/** Why these do not go together, if they do not. */
+function compressionMisfit(given: {
+  zeroCopy: ZeroCopy
+  compression: Compression
+  compressionLevel: number | undefined
+}): string | undefined {
+  const { zeroCopy, compression, compressionLevel: level } = given
+  if (compression === 'none') {
+    if (level === undefined) return undefined
+    return "option '--compression-level <n>' is for --compression zlib or zstd"
+  }
+  if (zeroCopy === 'on') return "option '--zero-copy on' does not go with --compression"
+  if (compression !== 'zlib' || level === undefined || level <= ZLIB_LEVEL_MAX) return undefined
+  return `option '--compression-level <n>' is ${level}, expected at most ${ZLIB_LEVEL_MAX} for zlib`
 }

@@ -27,6 +27,10 @@ export type Verdict = {
   readonly engine: string
   readonly engineReason: string
   readonly zeroCopy: string
+  readonly compression: string
+  /** Of pages before compression, and of all that the channels sent. */
+  readonly normalBytes: number
+  readonly multifdBytes: number
   readonly dirtyTracker: string
   readonly ramIdentical: boolean
   /** What the guest found wrong in its own memory, before and after the move. */
@@ -65,6 +69,9 @@ export function judge(move: Move): Verdict {
     engine: result.engine,
     engineReason: result.engineReason,
     zeroCopy: result.zeroCopy,
+    compression: result.compression,
+    normalBytes: result.normalBytes,
+    multifdBytes: result.multifdBytes,
     dirtyTracker: result.dirtyTracker,
     ramIdentical: arrived.ramHash === move.sourceHash,
     guestErrors: checked.guestErrors,
@@ -108,6 +115,7 @@ export function verdictText(verdict: Verdict, colour: boolean): string {
     ],
     ['engine', `${verdict.engine} (${verdict.engineReason})`],
     ['zero-copy', zeroCopyText(verdict)],
+    ...compressionRow(verdict),
     [
       'CPU',
       `${cpu(verdict.cpuSecondsPerGb)} s per GB in channel threads: source ${cpu(verdict.sourceCpuSecondsPerGb)}, destination ${cpu(verdict.destinationCpuSecondsPerGb)}`,
@@ -127,6 +135,15 @@ export function verdictText(verdict: Verdict, colour: boolean): string {
     ],
   ]
   return [painted, ...rows.map(([name, text]) => `  ${name.padEnd(14)} ${text}`)].join('\n')
+}
+
+/** Nothing where nothing was compressed. */
+function compressionRow(verdict: Verdict): [string, string][] {
+  const { compression, normalBytes, multifdBytes } = verdict
+  if (compression === 'none') return []
+  const ratio = (normalBytes / Math.max(multifdBytes, 1)).toFixed(2)
+  const sizes = `${mega(normalBytes)} MB of pages in ${mega(multifdBytes)} MB`
+  return [['compression', `${compression}: ${sizes}, ${ratio} to 1`]]
 }
 
 /** What came of zero-copy: who was asked, how much was and was not copied, and why it ended so. */

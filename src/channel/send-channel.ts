@@ -3,6 +3,7 @@
 
 import { deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
+import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import {
   checked,
   type NativeCompression,
@@ -128,6 +129,11 @@ export class SendChannel {
   /** Everything on the wire so far. */
   get sentBytes(): number {
     return this.counter('sentBytes')
+  }
+
+  /** Of the pages that were sent and are not zero, before compression. */
+  get normalBytes(): number {
+    return this.counter('normalPages') * PAGE_SIZE_BYTES
   }
 
   /** The engine that runs and how it sends; before `ready` what was asked for. */

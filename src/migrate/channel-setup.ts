@@ -35,6 +35,7 @@ import type { Vmm } from './vmm.ts'
 /** What the choice of an engine depends on. */
 export type EngineSettings = Pick<SourceSettings, 'engine' | 'zeroCopy' | 'memory'> & {
   vmm: Pick<Vmm, 'discards'>
+  compression?: NativeCompression
 }
 
 /** What is the same for every channel. */
@@ -78,7 +79,7 @@ function questionOf(
   endpoint: NativeEndpoint,
   { tracker, reason }: TrackerChoice,
 ): EngineQuestion {
-  const { engine, zeroCopy, memory, vmm } = settings
+  const { engine, zeroCopy, memory, vmm, compression = 'none' } = settings
   const privateCopies = tracker === 'hash'
   if (zeroCopy === 'on' && privateCopies) {
     throw new MultifdError(
@@ -93,6 +94,7 @@ function questionOf(
     asked: { engine, zeroCopy },
     path: pathTo(endpoint),
     privateCopies,
+    compressed: compression !== 'none',
     populated: true, // as long as nobody looked
     lockable: budgetBytes >= memory.totalBytes,
     discards: vmm.discards !== false,

@@ -9,7 +9,7 @@ export class BandwidthEstimate {
   #bytesPerSecond: number | undefined
   #largestBytes = 0
 
-  /** A round that took `elapsedMs` to send `bytes`, headers included. */
+  /** A round that took `elapsedMs` to send `bytes`: of pages before compression, with headers. */
   addRound(bytes: number, elapsedMs: number): void {
     if (elapsedMs <= 0) return
     // Small rounds count only for as long as nothing better is known.

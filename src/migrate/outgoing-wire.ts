@@ -4,7 +4,7 @@
 import { MainChannel } from '../channel/main-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
-import type { NativeEndpoint } from '../kit/native.ts'
+import type { NativeCompression, NativeEndpoint } from '../kit/native.ts'
 import { concatBytes } from '../wire/bytes.ts'
 import { encodeConfiguration, encodeHeader } from '../wire/configuration.ts'
 import { formatOwnCapabilities, OWN_MACHINE_NAME } from '../wire/dialect.ts'
@@ -90,15 +90,20 @@ export class OutgoingWire {
     return wire
   }
 
-  /** Who we are, how many channels follow, and the opened return path. */
-  async begin(options: { channels: number; uuid: Uint8Array }): Promise<void> {
+  /** Who we are, how many channels follow, what is in them, and the opened return path. */
+  async begin(options: {
+    channels: number
+    compression: NativeCompression
+    uuid: Uint8Array
+  }): Promise<void> {
+    const { channels, compression, uuid } = options
     await this.#main.write(
       concatBytes(
         encodeHeader(),
         encodeConfiguration({
           machineName: OWN_MACHINE_NAME,
-          capabilities: formatOwnCapabilities({ channels: options.channels, commit: true }),
-          uuid: options.uuid,
+          capabilities: formatOwnCapabilities({ channels, commit: true, compression }),
+          uuid,
         }),
         encodeOpenReturnPath(),
         this.#ping(0),

@@ -148,11 +148,18 @@ export class Outgoing {
     const round = this.#round
     const dirtyPages = this.#dirtyPages
     trace('multifd:round', () => ({ round, dirtyPages, extents: extents.length, final }))
-    const sentBefore = sumSent(channels)
+    const carriedBefore = carried(channels)
     const beganMs = performance.now()
     await this.#unless(sender.send(extents))
     trace('multifd:sync', () => ({ side: 'source', sync: round + 1 }))
-    this.#bandwidth.addRound(sumSent(channels) - sentBefore, performance.now() - beganMs)
+    const elapsedMs = performance.now() - beganMs
+    const { sentBytes, pageBytes } = carried(channels)
+    // Compressed pages weigh less on the wire than what remains is counted in.
+    const roundBytes = Math.max(
+      sentBytes - carriedBefore.sentBytes,
+      pageBytes - carriedBefore.pageBytes,
+    )
+    this.#bandwidth.addRound(roundBytes, elapsedMs)
     if (final) settings.memory.assertNotMoved()
   }
 
@@ -230,6 +237,10 @@ export class Outgoing {
   }
 }
 
-function sumSent(channels: readonly SendChannel[]): number {
-  return channels.reduce((sum, channel) => sum + channel.sentBytes, 0)
+/** What the channels have sent so far, on the wire and as pages. */
+function carried(channels: readonly SendChannel[]): { sentBytes: number; pageBytes: number } {
+  return {
+    sentBytes: channels.reduce((sum, channel) => sum + channel.sentBytes, 0),
+    pageBytes: channels.reduce((sum, channel) => sum + channel.normalBytes, 0),
+  }
 }

@@ -2,6 +2,7 @@
 // names (QAPI MigrationStats) in camel case, with units.
 
 import type { ReceiveCounters, SendCounters } from '../channel/counters.ts'
+import type { NativeCompression } from '../kit/native.ts'
 import type { FlushReport } from './flush-control.ts'
 import type { MigrationStatus } from './status.ts'
 
@@ -33,6 +34,11 @@ export interface MigrationProgress {
   dirtyBytesPerSecond: number
   /** Everything on the wire, main channel included. */
   transferredBytes: number
+  /** The share of the multifd channels: pages as they were sent, and packet headers. */
+  multifdBytes: number
+  /** Bytes of the pages that were sent and are not zero, before compression. */
+  normalBytes: number
+  compression: NativeCompression
   /** Over all channels, since the event before. */
   bytesPerSecond: number
   /** If the guest were stopped now; Infinity until a round was measured. */
@@ -48,8 +54,10 @@ export interface MigrationResult {
   dirtySyncCount: number
   /** Everything on the wire, main channel and packet headers included. */
   transferredBytes: number
-  /** The share of the multifd channels. */
+  /** The share of the multifd channels: pages as they were sent, and packet headers. */
   multifdBytes: number
+  /** Bytes of the normal pages before compression. */
+  normalBytes: number
   normalPages: number
   zeroPages: number
   /** From the call to the destination's last word. */
@@ -69,6 +77,8 @@ export interface MigrationResult {
   engineReason: string
   /** What was asked for; what came of it is in `channels`. */
   zeroCopy: 'auto' | 'off' | 'on'
+  /** What pages were compressed with; `normalBytes` is before, `multifdBytes` after it. */
+  compression: NativeCompression
   /** `userfaultfd`, `hash` or `vmm`, and why. */
   dirtyTracker: string
   dirtyTrackerReason: string
@@ -85,6 +95,8 @@ export interface IncomingResult {
   receivedBytes: number
   normalPages: number
   zeroPages: number
+  /** What the source compressed pages with. */
+  compression: NativeCompression
   /** From the first connection to the commit. */
   totalTimeMs: number
   channels: readonly (ReceiveCounters & { channelId: number })[]

@@ -3,6 +3,7 @@
 import { DIRTY_TRACKING, DirtyLog, type DirtyTracking } from '../guest/dirty-tracker.ts'
 import { GuestMemory } from '../guest/guest-memory.ts'
 import { CHANNELS_MAX } from '../kit/limits.ts'
+import type { NativeCompression } from '../kit/native.ts'
 import {
   describe,
   oneOf,
@@ -14,6 +15,7 @@ import {
 import { ENGINES, ZERO_COPY } from '../schedule/engine-choice.ts'
 import { type FlushThresholds, flushThresholds } from '../schedule/flush-policy.ts'
 import { nilUuid, parseUuid } from '../wire/uuid.ts'
+import { checkCompression } from './compression.ts'
 import { checkDevices, checkVmm, type Device, type NamedDevice, type Vmm } from './vmm.ts'
 
 export interface MigrationSourceOptions {
@@ -34,9 +36,17 @@ export interface MigrationSourceOptions {
   /**
    * Whether pages are sent from where they lie. `auto` (default): each channel finds out whether
    * the kernel really does so on its path, and how much unreleased memory that takes. `on`: always,
-   * with fixed thresholds; fails over UNIX sockets and with the hash tracker.
+   * with fixed thresholds; fails over UNIX sockets, with the hash tracker and with compression.
    */
   zeroCopy?: 'auto' | 'off' | 'on'
+  /**
+   * What pages are compressed with, one stream per channel; default `none`. The destination hears
+   * of it. Compressed pages are never sent zero-copy. zstd only where its library was there when
+   * the addon was built.
+   */
+  compression?: 'none' | 'zlib' | 'zstd'
+  /** zlib 0..9, zstd 0..20; default 1, as in QEMU. */
+  compressionLevel?: number
   /**
    * With `zeroCopy: 'on'` only: for all channels, or one entry per channel. Default 16 MiB high,
    * 8 MiB low.
@@ -67,6 +77,9 @@ export interface SourceSettings {
   multifdChannels: number
   engine: 'auto' | 'sendmsg' | 'io-uring'
   zeroCopy: 'auto' | 'off' | 'on'
+  compression: NativeCompression
+  /** Undefined without compression. */
+  compressionLevel: number | undefined
   flushThresholds: FlushThresholds[]
   maxBandwidthBytesPerSecond: number
   downtimeLimitMs: number
@@ -84,6 +97,8 @@ const NAMES = [
   'multifdChannels',
   'engine',
   'zeroCopy',
+  'compression',
+  'compressionLevel',
   'flushThresholds',
   'maxBandwidthBytesPerSecond',
   'downtimeLimitMs',
@@ -100,7 +115,10 @@ const TIMEOUT_MS_MAX = 24 * 60 * 60 * 1000
 /** QEMU's largest downtime-limit. */
 const DOWNTIME_LIMIT_MS_MAX = 2_000_000
 
-/** @throws TypeError or RangeError naming the option and what it got. */
+/**
+ * @throws TypeError or RangeError naming the option and what it got; MultifdError
+ * ERR_MULTIFD_UNSUPPORTED for a compression that this build does not have.
+ */
 export function checkSourceOptions(options: MigrationSourceOptions): SourceSettings {
   refuseUnknown('MigrationSource', options, NAMES)
   const multifdChannels = wholeNumber(
@@ -118,6 +136,7 @@ export function checkSourceOptions(options: MigrationSourceOptions): SourceSetti
     multifdChannels,
     engine: oneOf('engine', options.engine ?? 'auto', ENGINES),
     zeroCopy,
+    ...checkCompression({ ...options, zeroCopy }),
     flushThresholds: checkThresholds(options.flushThresholds, multifdChannels, zeroCopy),
     maxBandwidthBytesPerSecond: wholeNumber(
       'maxBandwidthBytesPerSecond',

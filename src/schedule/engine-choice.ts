@@ -17,6 +17,8 @@ export interface EngineQuestion {
   readonly path: 'unix' | 'loopback' | 'network'
   /** The dirty tracker has private copies sent, not guest memory. */
   readonly privateCopies: boolean
+  /** Pages are compressed into buffers of the channel. */
+  readonly compressed: boolean
   /** Every page is there: registering would make it so. */
   readonly populated: boolean
   /** The locked-memory budget holds all guest memory. */
@@ -101,8 +103,9 @@ function choice(
 }
 
 /** Why pages are sent without zero-copy from the start; what was asked for fails instead. */
-function whyPlain({ asked, path, privateCopies }: EngineQuestion): string {
+function whyPlain({ asked, path, privateCopies, compressed }: EngineQuestion): string {
   if (asked.zeroCopy === 'off') return 'zeroCopy is off'
+  if (compressed) return 'compressed pages are copies'
   if (asked.zeroCopy === 'on') return ''
   if (path === 'unix') return 'UNIX sockets have no zero-copy'
   return privateCopies ? 'the hash tracker has private copies of pages sent' : ''

@@ -4,6 +4,7 @@
 
 import { fail, ok, type Result } from '../kit/errors.ts'
 import { CHANNELS_MAX } from '../kit/limits.ts'
+import type { NativeCompression } from '../kit/native.ts'
 import { checkUnsigned } from './bytes.ts'
 
 /**
@@ -66,22 +67,33 @@ export interface OwnCapabilities {
   channels: number
   /** The source answers "ready" with the commit command and keeps its guest until then. */
   commit: boolean
+  /** What pages are compressed with. */
+  compression: NativeCompression
 }
 
 const CHANNELS_KEY = 'multifd-channels='
 const COMMIT_ENTRY = 'commit'
+/** Named as QEMU's parameter; absent for none, as versions before it were. */
+const COMPRESSION_KEY = 'multifd-compression='
+const METHODS: readonly NativeCompression[] = ['none', 'zlib', 'zstd']
 
 /** @throws RangeError if the number of channels is not 1 .. 255 */
-export function formatOwnCapabilities({ channels, commit }: OwnCapabilities): string[] {
+export function formatOwnCapabilities(own: OwnCapabilities): string[] {
+  const { channels, commit, compression } = own
   if (channels === 0) throw new RangeError(`expected channels to be 1 .. ${CHANNELS_MAX}, got 0`)
   checkUnsigned('channels', channels, CHANNELS_MAX)
-  return commit ? [`${CHANNELS_KEY}${channels}`, COMMIT_ENTRY] : [`${CHANNELS_KEY}${channels}`]
+  return [
+    `${CHANNELS_KEY}${channels}`,
+    ...(commit ? [COMMIT_ENTRY] : []),
+    ...(compression === 'none' ? [] : [`${COMPRESSION_KEY}${compression}`]),
+  ]
 }
 
 /** Reads the list of one of our own sources. An unknown entry is refused: it asks for something. */
 export function parseOwnCapabilities(capabilities: readonly string[]): Result<OwnCapabilities> {
   let channels: number | undefined
   let commit = false
+  let compression: NativeCompression | undefined
   for (const entry of capabilities) {
     if (entry === COMMIT_ENTRY && !commit) {
       commit = true
@@ -91,6 +103,12 @@ export function parseOwnCapabilities(capabilities: readonly string[]): Result<Ow
       if (!(channels <= CHANNELS_MAX)) {
         return refuse(`the source announces ${quote(text)} channels, expected 1 .. ${CHANNELS_MAX}`)
       }
+    } else if (entry.startsWith(COMPRESSION_KEY) && compression === undefined) {
+      const text = entry.slice(COMPRESSION_KEY.length)
+      compression = METHODS.find((method) => method === text)
+      if (compression === undefined) {
+        return refuse(`the source compresses with ${quote(text)}, expected ${METHODS.join(', ')}`)
+      }
     } else {
       return refuse(
         `the source asks for ${quote(entry)}, which this version does not know or got twice; ` +
@@ -99,7 +117,7 @@ export function parseOwnCapabilities(capabilities: readonly string[]): Result<Ow
     }
   }
   if (channels === undefined) return refuse(`the source announces no ${CHANNELS_KEY}N capability`)
-  return ok({ channels, commit })
+  return ok({ channels, commit, compression: compression ?? 'none' })
 }
 
 function quote(text: string): string {

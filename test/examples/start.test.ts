@@ -131,6 +131,14 @@ describe('moving the guest', () => {
     }
   })
 
+  test('pages are compressed when asked for, and the gain is a line of what it prints', async () => {
+    const started = new Started(['--compression', 'zlib', '--compression-level', '2'])
+    expect(await started.exitCode(), started.stderr).toBe(0)
+    expect(started.stdout).toMatch(/^ {2}compression +zlib: .* MB of pages in .* MB, .* to 1$/m)
+    expect(started.stdout).toMatch(/^ {2}RAM identical +yes$/m)
+    expect(started.stdout).toContain('no registered buffers: compressed pages are copies')
+  })
+
   test('what came of zero-copy is one line of what it prints', async () => {
     const started = new Started(['--memory', '64'])
     expect(await started.exitCode(), started.stderr).toBe(0)
@@ -153,6 +161,10 @@ describe('refusing', () => {
     [['--channels', '0'], 'Expected a whole number from 1 to 255'],
     [['--memory', '64.5'], 'Expected a whole number from 8 to 2048'],
     [['--engine', 'carrier-pigeon'], 'Allowed choices are auto, sendmsg, io-uring'],
+    [['--compression', 'lz4'], 'Allowed choices are none, zlib, zstd'],
+    [['--compression-level', '1'], 'is for --compression zlib or zstd'],
+    [['--compression', 'zlib', '--compression-level', '10'], 'is 10, expected at most 9 for zlib'],
+    [['--compression', 'zlib', '--zero-copy', 'on'], "'--zero-copy on' does not go with"],
     [['--working-set', '64'], "'--working-set <MiB>' is 64, expected at most 63"],
   ])('%j is refused by name, with exit code 2', async (args, sentence) => {
     const started = new Started([...args, '--json'])

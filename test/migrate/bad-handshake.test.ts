@@ -159,6 +159,12 @@ describe('a destination refuses a main channel', () => {
     /asks for "postcopy-ram"/,
   )
   refusesMain(
+    'that compresses with what nobody knows',
+    HANDSHAKE,
+    opening({ capabilities: ['multifd-channels=1', 'commit', 'multifd-compression=qatzip'] }),
+    /compresses with "qatzip", expected none, zlib, zstd/,
+  )
+  refusesMain(
     'without a configuration',
     'ERR_MULTIFD_PROTOCOL',
     concatBytes(encodeHeader(), Uint8Array.of(1, 0, 0, 0, 1)),

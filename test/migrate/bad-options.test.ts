@@ -7,12 +7,14 @@ import { DirtyLog } from '../../src/guest/dirty-tracker.ts'
 import { GuestMemory } from '../../src/guest/guest-memory.ts'
 import { native } from '../../src/kit/native.ts'
 import { MigrationSource } from '../../src/source.ts'
+import { compressionsHere } from '../payload/channels.ts'
 
 const before = native().census()
 const memory = GuestMemory.openMemfd('guest.ram', 65536)
 const other = GuestMemory.openMemfd('guest.ram', 65536)
 const own = native().census()
 const vmm = { stop: () => {}, resume: () => {} }
+const zstdHere = compressionsHere().includes('zstd')
 const device = { idstr: 'clock', save: () => new Uint8Array(), load: () => {} }
 
 afterAll(async () => {
@@ -150,6 +152,43 @@ describe('MigrationSource refuses', () => {
       const sentence = new RegExp(`are for zeroCopy: 'on', got zeroCopy: '${zeroCopy ?? 'auto'}'`)
       return [`thresholds with zeroCopy ${zeroCopy}`, given, TypeError, sentence]
     }),
+    [
+      'a compression nobody knows',
+      { compression: 'lz4' },
+      TypeError,
+      /of none, zlib, zstd, got "lz/,
+    ],
+    ['compression as boolean', { compression: true }, TypeError, /compression must be .* got true/],
+    [
+      'a level of nothing',
+      { compressionLevel: 1 },
+      TypeError,
+      /compressionLevel is for compressio/,
+    ],
+    ...[-1, 10, 0.5, Number.NaN, '1'].map((compressionLevel): Bad => {
+      const given = { compression: 'zlib', compressionLevel }
+      return [
+        `zlib level ${compressionLevel}`,
+        given,
+        RangeError,
+        /compressionLevel .* 0 to 9, got/,
+      ]
+    }),
+    ...(zstdHere ? [-1, 21, Infinity] : []).map((compressionLevel): Bad => {
+      const given = { compression: 'zstd', compressionLevel }
+      return [
+        `zstd level ${compressionLevel}`,
+        given,
+        RangeError,
+        /compressionLevel .* 0 to 20, go/,
+      ]
+    }),
+    [
+      'compressed pages from where they lie',
+      { compression: 'zlib', zeroCopy: 'on' },
+      TypeError,
+      /zeroCopy 'on' sends pages as they are: it does not go with compression/,
+    ],
     ['an unknown tracker', { dirty: 'kvm' }, TypeError, /dirty must be one of auto, .*, got "kvm"/],
     ['the log of other memory', { dirty: new DirtyLog(other) }, TypeError, /dirty is .* another/],
     [

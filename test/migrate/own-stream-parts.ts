@@ -1,6 +1,7 @@
 // The pieces of one of our own streams as bytes, for peers that send them in any order, changed or
 // cut.
 
+import type { NativeCompression } from '../../src/kit/native.ts'
 import { concatBytes } from '../../src/wire/bytes.ts'
 import { encodeConfiguration, encodeHeader } from '../../src/wire/configuration.ts'
 import { formatOwnCapabilities, OWN_MACHINE_NAME } from '../../src/wire/dialect.ts'
@@ -28,12 +29,14 @@ const FOOTER = writer.encodeSectionFooter(RAM_SECTION)
 /** Header, configuration and the opened return path. */
 export function opening(options: {
   channels?: number
+  compression?: NativeCompression
   uuid?: Uint8Array
   machineName?: string
   capabilities?: string[]
 }): Uint8Array {
   const { channels = 1, uuid = nilUuid(), machineName = OWN_MACHINE_NAME } = options
-  const capabilities = options.capabilities ?? formatOwnCapabilities({ channels, commit: true })
+  const own = { channels, commit: true, compression: options.compression ?? 'none' }
+  const capabilities = options.capabilities ?? formatOwnCapabilities(own)
   return concatBytes(
     encodeHeader(),
     encodeConfiguration({ machineName, capabilities, uuid }),

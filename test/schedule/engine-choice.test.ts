@@ -36,6 +36,7 @@ const best: EngineQuestion = {
   asked: { engine: 'auto', zeroCopy: 'auto' },
   path: 'network',
   privateCopies: false,
+  compressed: false,
   populated: true,
   lockable: true,
   discards: false,
@@ -60,6 +61,7 @@ describe('auto', () => {
     [{ path: 'loopback' }, /no registered buffers: the kernel copies on loopback/],
     [{ path: 'unix' }, /UNIX sockets have no zero-copy/],
     [{ privateCopies: true }, /hash tracker/],
+    [{ compressed: true }, /no registered buffers: compressed pages are copies/],
     [{ populated: false }, /not all guest memory is populated/],
     [{ lockable: false }, /RLIMIT_MEMLOCK/],
     [{ discards: true }, /discards: false/],
@@ -137,6 +139,15 @@ describe('io-uring', () => {
     expect(reason).toBe("asked for by engine: 'io-uring'")
   })
 
+  it('compresses what it sends, and sends that plain', () => {
+    for (const engine of ['auto', 'sendmsg', 'io-uring'] as const) {
+      const choice = chooseEngine({ ...asked(engine), compressed: true }, abilities())
+      expect(choice).toMatchObject({ zeroCopy: false, registerMemory: false })
+      expect(choice.engine).toBe(engine === 'auto' ? 'sendmsg' : engine)
+      expect(choice.whyPlain).toBe('compressed pages are copies')
+    }
+  })
+
   it('falls back to sendmsg, and says why', () => {
     for (const probed of [abilities('ioUring'), 'no ioUring']) {
       const choice = chooseEngine(asked('io-uring', 'on'), probed)
@@ -163,17 +174,21 @@ it('sendmsg is taken when asked for, without a probe', () => {
   })
 })
 
-const anyQuestion: fc.Arbitrary<EngineQuestion> = fc.record({
-  asked: fc.record({
-    engine: fc.constantFrom('auto' as const, 'sendmsg' as const, 'io-uring' as const),
-    zeroCopy: fc.constantFrom('auto' as const, 'off' as const, 'on' as const),
-  }),
-  path: fc.constantFrom('unix' as const, 'loopback' as const, 'network' as const),
-  privateCopies: fc.boolean(),
-  populated: fc.boolean(),
-  lockable: fc.boolean(),
-  discards: fc.boolean(),
-})
+const anyQuestion: fc.Arbitrary<EngineQuestion> = fc
+  .record({
+    asked: fc.record({
+      engine: fc.constantFrom('auto' as const, 'sendmsg' as const, 'io-uring' as const),
+      zeroCopy: fc.constantFrom('auto' as const, 'off' as const, 'on' as const),
+    }),
+    path: fc.constantFrom('unix' as const, 'loopback' as const, 'network' as const),
+    privateCopies: fc.boolean(),
+    compressed: fc.boolean(),
+    populated: fc.boolean(),
+    lockable: fc.boolean(),
+    discards: fc.boolean(),
+  })
+  // Refused before anybody chooses.
+  .filter(({ asked, compressed }) => !(compressed && asked.zeroCopy === 'on'))
 const anyProbe: fc.Arbitrary<Probed> = fc.oneof(
   fc.subarray([...ABILITIES]).map((missing) => abilities(...missing)),
   fc.constant('the probe failed'),
@@ -193,16 +208,18 @@ it('holds its conditions for every question and every kernel', () => {
       if (engine === 'auto') expect(choice.engine === 'io-uring').toBe(choice.registerMemory)
       if (zeroCopy === 'off') expect(choice.zeroCopy).toBe(false)
       if (zeroCopy === 'on') expect(choice.zeroCopy).toBe(true)
-      if (zeroCopy === 'auto' && (question.path === 'unix' || question.privateCopies)) {
+      const { path, privateCopies, compressed } = question
+      if (zeroCopy === 'auto' && (path === 'unix' || privateCopies || compressed)) {
         expect(choice.zeroCopy).toBe(false)
       }
       if (choice.registerMemory) {
-        const { populated, lockable, discards, privateCopies, path } = question
-        expect({ populated, lockable, discards, privateCopies }).toEqual({
+        const { populated, lockable, discards } = question
+        expect({ populated, lockable, discards, privateCopies, compressed }).toEqual({
           populated: true,
           lockable: true,
           discards: false,
           privateCopies: false,
+          compressed: false,
         })
         expect(choice.zeroCopy && path !== 'unix' && can?.fixedSend.there).toBe(true)
         // Whoever asked whether to look at the memory would have looked.

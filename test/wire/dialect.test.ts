@@ -50,11 +50,21 @@ describe('our own ends', () => {
 
   it('understand the capabilities they write', () => {
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: 255 }), fc.boolean(), (channels, commit) => {
-        const list = formatOwnCapabilities({ channels, commit })
-        expect(parseOwnCapabilities(list)).toEqual({ ok: true, value: { channels, commit } })
-        expect(parseOwnCapabilities(list.toReversed()).ok).toBe(true)
-      }),
+      fc.property(
+        fc.integer({ min: 1, max: 255 }),
+        fc.boolean(),
+        fc.constantFrom('none' as const, 'zlib' as const, 'zstd' as const),
+        (channels, commit, compression) => {
+          const value = { channels, commit, compression }
+          const list = formatOwnCapabilities(value)
+          expect(parseOwnCapabilities(list)).toEqual({ ok: true, value })
+          expect(parseOwnCapabilities(list.toReversed())).toEqual({ ok: true, value })
+          const named = list.filter((entry) => entry.startsWith('multifd-compression='))
+          expect(named).toEqual(
+            compression === 'none' ? [] : [`multifd-compression=${compression}`],
+          )
+        },
+      ),
     )
   })
 
@@ -67,6 +77,12 @@ describe('our own ends', () => {
     [['multifd-channels=04'], /"04" channels/],
     [['multifd-channels=4', 'multifd-channels=5'], /"multifd-channels=5".*twice/],
     [['multifd-channels=4', 'commit', 'commit'], /"commit".*twice/],
+    [['multifd-channels=4', 'multifd-compression=qpl'], /with "qpl", expected none, zlib, zstd/],
+    [['multifd-channels=4', 'multifd-compression='], /with "", expected none, zlib, zstd/],
+    [
+      ['multifd-channels=4', 'multifd-compression=zlib', 'multifd-compression=zstd'],
+      /"multifd-compression=zstd".*twice/,
+    ],
     [['multifd-channels=4', 'postcopy-ram'], /"postcopy-ram", which this version does not know/],
   ])('refuse %j', (list, sentence) => {
     const result = parseOwnCapabilities(list)
@@ -75,7 +91,8 @@ describe('our own ends', () => {
 
   it('cannot announce a number of channels that does not exist', () => {
     for (const channels of [0, 256, 1.5, Number.NaN]) {
-      expect(() => formatOwnCapabilities({ channels, commit: true })).toThrow(RangeError)
+      const own = { channels, commit: true, compression: 'none' } as const
+      expect(() => formatOwnCapabilities(own)).toThrow(RangeError)
     }
   })
 })

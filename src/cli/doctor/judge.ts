@@ -51,6 +51,7 @@ function choose(facts: Facts, { discards }: { discards: boolean }): EngineChoice
     asked: { engine: 'auto', zeroCopy: 'auto' },
     path: 'network',
     privateCopies: facts.tracking?.there !== true,
+    compressed: false,
     populated: true,
     lockable: facts.lockedMemoryBytes === Number.POSITIVE_INFINITY,
     discards,
