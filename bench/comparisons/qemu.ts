@@ -1,7 +1,7 @@
 // How fast RAM moves with a QEMU at neither, one or both ends: QEMU to QEMU is what the others are
 // held against. The guests are paused and their RAM is incompressible, so that the transport is all
 // there is to measure. Snapshots are stored in a tmpfs; storing on a disk is shown apart.
-import { rmSync, statfsSync } from 'node:fs'
+import { readFileSync, realpathSync, rmSync, statfsSync } from 'node:fs'
 import type { Command } from 'commander'
 import type { Comparison, Findings, Setting, Skipped } from '../comparison.ts'
 import { cpuPerGb, parseMemory, verdict } from '../contestants.ts'
@@ -107,6 +107,17 @@ function refusalOf(folder: string, memory: number, tmpfs: boolean): string | und
   return `${folder} has room for ${formatBytes(room)}, a snapshot has ${formatBytes(memory)}`
 }
 
+/** Of the file system that holds this folder. */
+function mountOptions(folder: string): string {
+  const path = `${realpathSync(folder)}/`
+  const mounts = readFileSync('/proc/mounts', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' '))
+  const holding = mounts.filter(([, at = '-']) => path.startsWith(at.endsWith('/') ? at : `${at}/`))
+  const longest = holding.sort(([, a = ''], [, b = '']) => b.length - a.length)[0]
+  return longest?.[3] ?? 'unknown options'
+}
+
 /** At most two hold the guest's RAM at a time: two QEMUs, two sides, or a QEMU and a tmpfs. */
 function checkMemory({ memory }: QemuComparisonOptions): void {
   const available = kibibyteLine('/proc/meminfo', 'MemAvailable')
@@ -130,7 +141,7 @@ async function takeTurns(
   }
   const tmpfs = there.tmpfs ? new ScratchFolder(options.tmpfs) : undefined
   const disk = there.disk ? new ScratchFolder(options.disk) : undefined
-  const transfer = { memoryBytes: memory, channels, signal }
+  const transfer = { memoryBytes: memory, channels, signal, tmpfs: tmpfs?.path }
   let ramFile = '' // of the snapshot that this turn stored in the tmpfs
   const store = (folder: ScratchFolder, turn: Turn) =>
     qemuToSnapshot({ ...transfer, directory: folder.file('snapshot'), checked: turn.warmUp })
@@ -236,8 +247,10 @@ function notesOf(
       'RAM is hashed behind it; receiveHashedVsQemu counts that, too.',
     'send: every file is compared with its hashes before the first connect; sendUnverifiedVsQemu ' +
       'begins at the first connect.',
-    'RAM is pre-faulted on both sides, except that a snapshot begins as files without a page. In ' +
-      'the warm-up turn the RAM was compared byte by byte, our pair hashed it: identical.',
+    'RAM is pre-faulted on both sides, except that a snapshot begins as files without a page; just ' +
+      'before, as much memory was taken and given back, so that the host of a virtual machine has it.',
+    'In the warm-up turn the RAM was compared byte by byte, our pair hashed it: identical.',
+    `The tmpfs, ${tmpfs}, is mounted with: ${mountOptions(tmpfs)}. Without huge= it has small pages.`,
     `Huge pages really back at least ${formatBytes(huge)} at our source; QEMU asks for them, too.`,
     engines.length > 0 ? `send went by ${engines.join('; ')}.` : '',
     pairs < 9 ? 'Fewer than 9 turns: these figures prove nothing.' : '',
