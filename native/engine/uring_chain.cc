@@ -5,6 +5,13 @@
 #include "engine/engine.h"
 
 namespace multifd {
+namespace {
+
+// A header between pages is copied. No less than this: a record of kZeroCopyMinBytes is cut evenly,
+// into calls of half of that at least, and a small high-water mark must not switch zero-copy off.
+constexpr size_t kLinkMinBytes = kZeroCopyMinBytes / 2;
+
+}  // namespace
 
 void UringChain::plan(const msghdr& rest, size_t limit, const ChainRules& rules) {
   const bool fixed = rules.zero_copy && rules.buffers != nullptr;
@@ -35,7 +42,7 @@ void UringChain::plan(const msghdr& rest, size_t limit, const ChainRules& rules)
   }
   for (uint32_t i = 0; i < link_count_; ++i) {
     Link& link = links_[i];
-    link.zero_copy = rules.zero_copy && link.bytes >= kZeroCopyMinBytes;
+    link.zero_copy = rules.zero_copy && link.bytes >= kLinkMinBytes;
     link.fixed = link.fixed && link.zero_copy && (link.part_count == 1 || rules.fixed_sendmsg);
   }
 }

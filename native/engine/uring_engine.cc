@@ -14,8 +14,9 @@ namespace {
 constexpr int kResetWaitMs = 1000;
 // The stop flag is seen at least this often; a completion ends the wait at once.
 constexpr int kPollMs = 100;
-// user_data of requests that have no slot: slots count from generation 1.
-constexpr uint64_t kNoSlot = 0;
+// user_data of requests that have no slot: no slot has this index, whatever its generation, which
+// begins again after 2^32 requests.
+constexpr uint64_t kNoSlot = UINT64_MAX;
 
 Error stopped() { return Error::make(ErrorCode::kClosed, "the channel was told to stop"); }
 
@@ -66,6 +67,7 @@ UringEngine::UringEngine(const UringEngineOptions& options, UringSetup setup)
       setup_(std::move(setup)) {
   free_slots_.reserve(kSlots);
   for (uint32_t i = kSlots; i > 0; --i) free_slots_.push_back(i - 1);
+  for (Slot& slot : slots_) slot.generation = setup_.generation;
 }
 
 UringEngine::~UringEngine() {

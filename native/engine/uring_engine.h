@@ -34,6 +34,7 @@ struct UringSetup {
   bool file_registered = false;  // the socket is file 0 of the ring
   bool fixed_sendmsg = false;    // several parts in one fixed request, not only one
   const FixedBuffers* buffers = nullptr;  // for kZeroCopyFixed; outlives the engine
+  uint32_t generation = 0;       // before the first use of a slot; for tests of its wrap
 };
 
 class UringEngine final : public Engine {
@@ -55,7 +56,6 @@ class UringEngine final : public Engine {
   [[nodiscard]] SendMode mode() const override { return setup_.mode; }
   [[nodiscard]] const Downgrades& downgrades() const override { return setup_.downgrades; }
   bool reset() override;
-
 
  private:
   static constexpr uint32_t kSlots = 256;

@@ -138,6 +138,18 @@ ZERO_COPY_CONTRACT("zero-copy goes with the high-water mark, record by record") 
   driver.check_all();
 }
 
+ZERO_COPY_CONTRACT("the smallest high-water mark that has zero-copy at all does have it") {
+  for (const size_t high : {multifd::kZeroCopyMinBytes, 4 * multifd::kZeroCopyMinBytes}) {
+    Driver driver(variant, {.seed = check::seed(), .high_bytes = high});
+    for (int i = 0; i < 5; ++i) driver.send(200 * kKiB, 2);
+    driver.flush();
+    const multifd::EngineCounters& now = driver.counters();
+    CHECK(now.zero_copy_bytes + now.copied_bytes > now.zero_copy_tried_bytes / 2);
+    CHECK(now.unreleased_high_bytes <= high);
+    driver.check_all();
+  }
+}
+
 // Sends until the engine gives up, because another thread interrupts it in the meantime.
 void send_until_interrupted(Driver& driver, size_t size) {
   std::atomic<uint64_t> sent{0};

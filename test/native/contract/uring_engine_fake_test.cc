@@ -21,7 +21,7 @@ constexpr size_t kKiB = 1024;
 
 struct Rig {
   explicit Rig(Faults faults = {}, SendMode mode = SendMode::kZeroCopyFixed,
-               uint64_t seed = check::seed())
+               uint64_t seed = check::seed(), uint32_t generation = 0)
       : ring(faults, seed),
         marks{1024 * kKiB, 0},
         memory(512 * kKiB),
@@ -38,7 +38,8 @@ struct Rig {
                 .downgrades = {},
                 .file_registered = true,
                 .fixed_sendmsg = true,
-                .buffers = &buffers}) {
+                .buffers = &buffers,
+                .generation = generation}) {
     ring.buffers = &buffers;
     check::Random random(check::seed());
     for (uint8_t& byte : memory) byte = static_cast<uint8_t>(random.next());
@@ -217,6 +218,14 @@ TEST("completions that were never due are counted and change nothing") {
   rig.finish();
 }
 
+TEST("at the 2^32nd use of a slot its completions are still known") {
+  Rig rig({}, SendMode::kZeroCopyFixed, check::seed(), UINT32_MAX - 2);
+  for (int i = 0; i < 10; ++i) rig.send(0, 100 * kKiB, 2);
+  rig.finish();
+  CHECK_EQ(rig.engine.counters().zero_copy_bytes, uint64_t{10 * 200 * kKiB});
+  CHECK_EQ(rig.engine.counters().stray_notifications, 0U);
+}
+
 TEST("a record that is never released is leaked with its ring, and counted") {
   static SendRecord* leaked;  // keeps the leak checker satisfied, as the kernel would
   static multifd::Ring* leaked_ring;
@@ -238,7 +247,8 @@ TEST("a record that is never released is leaked with its ring, and counted") {
                         .downgrades = {},
                         .file_registered = true,
                         .fixed_sendmsg = true,
-                        .buffers = nullptr});
+                        .buffers = nullptr,
+                        .generation = 0});
     ring.never_completes = true;
     leaked = *engine.acquire();
     leaked->add(memory.data(), memory.size());
