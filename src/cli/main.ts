@@ -13,7 +13,22 @@ import { send } from './send.ts'
 
 const COMMANDS: readonly CommandDeclaration[] = [doctor, receive, send, relay]
 
+outliveReaders()
 process.exitCode = await main(process.argv.slice(2))
+
+// Whoever reads along may leave (`| head`): a migration goes on, and its exit code tells how it
+// ended. What could not be written for another reason (a full disk) is a failure in the end.
+function outliveReaders(): void {
+  let lost = false
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', ({ code }: NodeJS.ErrnoException) => {
+      if (code !== 'EPIPE') lost = true
+    })
+  }
+  process.once('exit', () => {
+    if (lost) process.exitCode ||= EXIT_FAILED
+  })
+}
 
 async function main(args: readonly string[]): Promise<number> {
   let exitCode = 0

@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { runCli } from './run-cli.ts'
+import { cliCommand, run, runCli } from './run-cli.ts'
 
 const root = new URL('../../', import.meta.url)
 const read = (path: string): string => readFileSync(new URL(path, root), 'utf8')
@@ -39,6 +39,14 @@ describe('multifd', () => {
     for (const part of ['--json', '--no-probe', 'one datagram', 'Exit codes: 0']) {
       expect(doctor.stdout).toContain(part)
     }
+  })
+
+  it('goes on when nobody reads its output any more, and says that it could not be written', async () => {
+    const command = cliCommand('doctor', '--no-probe')
+    const left = await run(['sh', '-c', '("$@"; echo $? >&2) | true', 'sh', ...command])
+    expect(left).toMatchObject({ stdout: '', stderr: '0\n' })
+    const full = await run(['sh', '-c', '"$@" > /dev/full', 'sh', ...command])
+    expect(full).toEqual({ exitCode: 1, stdout: '', stderr: '' })
   })
 
   it('--version is that of the package', async () => {
