@@ -22,8 +22,9 @@ export interface Vmm {
   resume(): void | Promise<void>
   /**
    * False promises that no page of the guest memory is dropped while migrating (no balloon, no
-   * `GuestMemory.discard`, which is refused then): memory that is fully populated can be registered
-   * with the kernel once, instead of being pinned for every send. Default true.
+   * `GuestMemory.discard`, which is refused then): memory that is fully populated, and not in
+   * huge pages, can be registered with the kernel once, instead of being pinned for every send.
+   * Default true.
    */
   readonly discards?: boolean
 }

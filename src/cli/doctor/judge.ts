@@ -38,7 +38,8 @@ function willUse(facts: Facts): string {
   const better =
     best.engine === usual.engine
       ? ''
-      : ` With discards: false and all of the guest's memory populated: ${best.engine}, registered memory.`
+      : ' With discards: false and all memory of the guest populated, none of it in huge pages: ' +
+        `${best.engine}, registered memory.`
   return (
     `A migration from here will track writes ${byKernel ? 'with userfaultfd' : 'by hashes'}, ` +
     `send with ${usual.engine}, ${zeroCopy(usual, facts.paths)}.${better}`

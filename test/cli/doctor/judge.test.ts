@@ -40,7 +40,7 @@ describe('a good machine', () => {
     expect(diagnosis.summary).toBe(
       'A migration from here will track writes with userfaultfd, send with sendmsg, and use ' +
         'zero-copy on eth0, not on lo. ' +
-        "With discards: false and all of the guest's memory populated: " +
+        'With discards: false and all memory of the guest populated, none of it in huge pages: ' +
         'io-uring, registered memory.',
     )
   })
