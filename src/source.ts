@@ -256,6 +256,7 @@ class OutgoingSession implements Migration {
     await Promise.all(this.#channels.map((channel) => channel.destroy()))
     await this.#outgoing?.idle
     await this.#preparing?.catch(() => {})
+    await this.#group?.unregisterMemory()
     this.#group?.close()
     this.#tracker?.ram.close()
     if (this.#settings.dirty instanceof DirtyLog) this.#settings.dirty.end()

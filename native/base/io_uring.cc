@@ -78,6 +78,8 @@ IoUring::~IoUring() {
   // Closing a ring lets go of its files at some later time; the peer waits for the end of the
   // stream now.
   if (file_registered_) registered(fd_.get(), IORING_UNREGISTER_FILES, nullptr, 0);
+  // Nor does it unpin at once: locked memory would seem used up to whoever registers next.
+  if (buffers_registered_) registered(fd_.get(), IORING_UNREGISTER_BUFFERS, nullptr, 0);
 }
 
 Result<void> IoUring::map(const io_uring_params& params) {
@@ -167,6 +169,7 @@ Result<void> IoUring::register_buffers(std::span<const iovec> buffers) {
     return Error::from_errno("io_uring_register", "registering %zu buffers with an io_uring failed",
                              buffers.size());
   }
+  buffers_registered_ = true;
   return {};
 }
 
@@ -177,6 +180,7 @@ Result<void> IoUring::clone_buffers(const IoUring& from) {
     return Error::from_errno("io_uring_register",
                              "taking over the buffers of another io_uring failed");
   }
+  buffers_registered_ = true;
   return {};
 }
 

@@ -90,6 +90,7 @@ class IoUring final : public Ring {
   Mapped requests_;
   const uint32_t setup_flags_;
   bool file_registered_ = false;
+  bool buffers_registered_ = false;
 
   uint32_t* request_head_ = nullptr;  // written by the kernel
   uint32_t* request_tail_ = nullptr;

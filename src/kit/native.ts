@@ -138,6 +138,8 @@ export interface NativeSendGroup {
    * is armed and before channels start. `discard` is refused while the migration runs.
    */
   registerMemory(): Promise<undefined | NativeError>
+  /** When the channels have ended. Then it is no longer pinned, and the next may register it. */
+  unregisterMemory(): Promise<undefined>
   close(): void
 }
 

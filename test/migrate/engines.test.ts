@@ -2,6 +2,7 @@
 // arrive, the counters tell what happened, and whatever was not to be had is a sentence.
 
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setImmediate as nextTurn } from 'node:timers/promises'
@@ -104,6 +105,12 @@ describe('where zero-copy can never be', () => {
   })
 })
 
+/** What this program has pinned. */
+function pinnedBytes(): number {
+  const [, kib = '0'] = /^VmPin:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? []
+  return Number(kib) * 1024
+}
+
 /** Has native groups answer as told, until it is disposed of. */
 class Groups implements Disposable {
   readonly #original = native().createSendGroup
@@ -158,6 +165,17 @@ describe('registered memory', () => {
     expect(result.channels[0]?.copiedBytes).toBeGreaterThan(0)
     discard()
     expect(discards).toEqual(['ERR_MULTIFD_STATE', 'done'])
+  })
+
+  it('is pinned no longer when the migration is over', async (context) => {
+    needsIoUring(context, 'fixedSend')
+    await using from = GuestMemory.allocate('ram', sizeBytes, { hugePages: false })
+    from.view('ram').fill(1)
+    await using to = GuestMemory.allocate('ram', sizeBytes)
+    const before = pinnedBytes()
+    const { result } = await migrateOnce({ from, to, vmm: keepsPages, source: options })
+    expect(result.channels[0]?.sendMode).toBe('zero-copy-fixed')
+    expect(pinnedBytes()).toBeLessThan(before + sizeBytes)
   })
 
   it('is not to be had of a VMM that may discard, nor of memory with holes', async (context) => {

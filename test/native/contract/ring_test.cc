@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <atomic>
+#include <fstream>
 #include <string>
 #include <thread>
 
@@ -123,6 +124,33 @@ TEST("one registration serves the rings of several threads, and outlives its own
   made = multifd::Error{};  // the threads hold it
   for (std::thread& thread : threads) thread.join();
   CHECK_EQ(sent.load(), 3);
+}
+
+// KiB that this program has pinned (VmPin in /proc/self/status).
+long pinned_kib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmPin:")) return std::stol(line.substr(6));
+  }
+  return 0;
+}
+
+TEST("memory is no longer pinned when the last ring that has it is gone") {
+  const auto found = multifd::probe_io_uring();
+  if (!found.fixed_send) SKIP(std::string(found.fixed_send.reason));
+  constexpr long kKiB = 4096;
+  std::vector<uint8_t> bytes(kKiB * 1024);
+  const iovec range{bytes.data(), bytes.size()};
+  auto made = RegisteredMemory::create({&range, 1});
+  CHECK_OK(made);
+  const long pinned = pinned_kib();
+  CHECK(pinned >= kKiB);
+  {
+    const auto ring = ring_of();
+    CHECK_OK((*made)->share_with(*ring));
+    made = multifd::Error{};
+  }
+  CHECK(pinned_kib() <= pinned - kKiB);
 }
 
 }  // namespace
