@@ -14,14 +14,14 @@ inline constexpr std::array kSendCounterNames = {
     "zeroPages",           "sendCalls",     "unreleasedBytes",
     "unreleasedHighBytes", "unreleasedRecentHighBytes", "zeroCopyTriedBytes",
     "zeroCopyBytes",       "copiedBytes",   "notifications",
-    "strayNotifications",  "waitsAtHighWater", "dryWaits",
+    "strayNotifications",  "waitsAtHighWater", "dryWaits", "queuedWaits",
     "refusedByMemlock",    "refusedByOptmem", "cpuNanoseconds"};
 enum class SendCounter : size_t {
   kSentBytes, kPackets, kNormalPages,
   kZeroPages, kSendCalls, kUnreleasedBytes,
   kUnreleasedHighBytes, kUnreleasedRecentHighBytes, kZeroCopyTriedBytes,
   kZeroCopyBytes, kCopiedBytes, kNotifications,
-  kStrayNotifications, kWaitsAtHighWater, kDryWaits,
+  kStrayNotifications, kWaitsAtHighWater, kDryWaits, kQueuedWaits,
   kRefusedByMemlock, kRefusedByOptmem, kCpuNanoseconds, kCount,
 };
 static_assert(kSendCounterNames.size() == static_cast<size_t>(SendCounter::kCount));

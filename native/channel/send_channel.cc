@@ -222,6 +222,7 @@ void SendChannel::publish(const Engine& engine, const PageCounters& pages) {
   counters_.set(SendCounter::kStrayNotifications, now.stray_notifications);
   counters_.set(SendCounter::kWaitsAtHighWater, now.waits_at_high_water);
   counters_.set(SendCounter::kDryWaits, now.dry_waits);
+  counters_.set(SendCounter::kQueuedWaits, now.queued_waits);
   counters_.set(SendCounter::kRefusedByMemlock, now.refused_by_memlock);
   counters_.set(SendCounter::kRefusedByOptmem, now.refused_by_optmem);
 }

@@ -57,7 +57,8 @@ struct EngineCounters {
   uint64_t notifications = 0;
   uint64_t stray_notifications = 0;  // ids that were not outstanding
   uint64_t waits_at_high_water = 0;
-  uint64_t dry_waits = 0;  // of these: the connection ran dry meanwhile (pipe_watch.h)
+  uint64_t dry_waits = 0;     // of these: the connection ran dry meanwhile (pipe_watch.h)
+  uint64_t queued_waits = 0;  // and of these: the network or the receiver was full
   uint64_t refused_by_memlock = 0;
   uint64_t refused_by_optmem = 0;
   uint64_t unreleased_high_bytes = 0;

@@ -39,7 +39,11 @@ void FlushGate::waited() {
   ++counters_.waits_at_high_water;
   tcp_info state{};
   if (syscalls_.tcp_state(fd_, &state) < 0) return;  // not TCP, or already broken
-  if (pipe_.ran_dry(state, monotonic_us())) ++counters_.dry_waits;
+  switch (pipe_.after_wait(state, monotonic_us())) {
+    case PipeState::kDry: ++counters_.dry_waits; break;
+    case PipeState::kQueued: ++counters_.queued_waits; break;
+    case PipeState::kBusy: break;
+  }
 }
 
 void FlushGate::accepted(size_t unreleased) {

@@ -25,7 +25,7 @@ class FlushGate {
   }
   // How much may be unreleased when that wait ends: the low mark, or less if the call needs it.
   [[nodiscard]] size_t wait_target(size_t call_bytes) const;
-  // Such a wait is over: counts it, and whether the pipe ran dry meanwhile.
+  // Such a wait is over: counts it, and what the connection did meanwhile.
   void waited();
   // Zero-copy bytes were accepted; `unreleased` are now.
   void accepted(size_t unreleased);

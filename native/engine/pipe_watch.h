@@ -1,6 +1,6 @@
-// Whether a connection ran dry while its sender waited for releases. A higher mark helps then, and
-// only then: not where the network is full, and not where the receiver is what everybody waits for.
-// Judged from tcp_info(7), which costs one system call per wait.
+// What a connection did while its sender waited for releases. A higher mark helps where it ran dry,
+// and only there: not where the network is full, and not where the receiver is what everybody waits
+// for. Judged from tcp_info (tcp(7), linux/tcp.h), which costs one system call per wait.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,16 @@ struct tcp_info;
 
 namespace multifd {
 
+enum class PipeState : uint8_t {
+  kBusy,    // there was something to send all the time
+  kDry,     // nothing unsent was left, and nothing else was in the way
+  kQueued,  // packets queue in the network, or the receiver's window is what is waited for
+};
+
 class PipeWatch {
  public:
   // At the end of a wait. `now_us` is monotonic.
-  bool ran_dry(const tcp_info& state, uint64_t now_us);
+  PipeState after_wait(const tcp_info& state, uint64_t now_us);
 
  private:
   uint64_t receiver_limited_us_ = 0;  // tcpi_rwnd_limited at the end of the wait before

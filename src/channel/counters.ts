@@ -27,6 +27,8 @@ export interface SendCounters {
   waitsAtHighWater: number
   /** Those of the waits in which the pipe ran dry: only they cost throughput. */
   dryWaits: number
+  /** Those in which the network or the receiver was full: more in flight would not help. */
+  queuedWaits: number
   /** ENOBUFS by cause: locked memory, option memory. */
   refusedByMemlock: number
   refusedByOptmem: number

@@ -187,6 +187,7 @@ function snapshotOf(channel: FlushedChannel): AdaptiveSnapshot {
     copiedBytes: channel.counter('copiedBytes'),
     waitsAtHighWater: channel.counter('waitsAtHighWater'),
     dryWaits: channel.counter('dryWaits'),
+    queuedWaits: channel.counter('queuedWaits'),
     refusals: refusedByMemlock + refusedByOptmem,
     refusedByMemlock,
     refusedByOptmem,

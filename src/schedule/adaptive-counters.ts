@@ -21,6 +21,7 @@ export function sinceLast(snapshot: AdaptiveSnapshot, before: SeenCounters): Sin
     answeredBytes: zeroCopyBytes + copiedBytes,
     waitsAtHighWater: grown('waitsAtHighWater'),
     dryWaits: grown('dryWaits'),
+    queuedWaits: grown('queuedWaits'),
     refusedByMemlock: grown('refusedByMemlock'),
     refusedByOptmem: grown('refusedByOptmem'),
   }
@@ -40,6 +41,7 @@ export function seen(snapshot: AdaptiveSnapshot): SeenCounters {
     copiedBytes: snapshot.copiedBytes,
     waitsAtHighWater: snapshot.waitsAtHighWater,
     dryWaits: snapshot.dryWaits,
+    queuedWaits: snapshot.queuedWaits,
     refusedByMemlock: snapshot.refusedByMemlock,
     refusedByOptmem: snapshot.refusedByOptmem,
   })

@@ -137,8 +137,11 @@ function whenZeroCopied(
   const settled =
     skippedBytes >= 2 * highWaterBytes || since.zeroCopyTriedBytes >= 8 * highWaterBytes
   const enoughWaits = since.waitsAtHighWater >= WAITS_MIN
-  const dry = settled && enoughWaits && since.dryWaits * 2 >= since.waitsAtHighWater
-  const growToBytes = Math.min(highWaterBytes * 2, ceiling(snapshot, thresholds), limitBytes)
+  const dry = settled && enoughWaits && wouldMoreHelp(since)
+  // A pipe that is nearly always dry at the first mark is far larger than it.
+  const far = highWaterBytes <= HIGH_START_BYTES && since.dryWaits * 8 >= since.waitsAtHighWater * 7
+  const wantedBytes = highWaterBytes * (far ? 4 : 2)
+  const growToBytes = Math.min(wantedBytes, ceiling(snapshot, thresholds), limitBytes)
   if (dry && marks(growToBytes).highWaterBytes > highWaterBytes) {
     const { reason } = thresholds
     const tooLittle = reason === 'trying less' || reason === 'rarely full'
@@ -167,12 +170,21 @@ function whenZeroCopied(
     })
   }
   // A large mark is reached less than once per extent: too few waits count for the next decision.
-  const { waitsAtHighWater, dryWaits } = memory.seen
-  const kept = enoughWaits || !settled ? {} : { waitsAtHighWater, dryWaits }
+  const { waitsAtHighWater, dryWaits, queuedWaits } = memory.seen
+  const kept = enoughWaits || !settled ? {} : { waitsAtHighWater, dryWaits, queuedWaits }
   return next(thresholds, {
     reason: 'steady',
     memory: { seen: Object.freeze({ ...seen(snapshot), ...kept }), ...quiet, refusedInRow: 0 },
   })
+}
+
+/**
+ * Many dry waits cost throughput. A few cost CPU time: a sender that finds the pipe empty transmits
+ * by itself what otherwise goes out with the acknowledgements. Where the network or the receiver
+ * was full in an eighth of the waits, more memory would only queue there.
+ */
+function wouldMoreHelp({ waitsAtHighWater, dryWaits, queuedWaits }: Since): boolean {
+  return dryWaits * 8 >= waitsAtHighWater && queuedWaits * 8 < waitsAtHighWater
 }
 
 function whenMostlyCopied(

@@ -13,6 +13,7 @@ namespace {
 
 using multifd::EngineCounters;
 using multifd::FlushGate;
+using multifd::PipeState;
 using multifd::PipeWatch;
 using multifd::SendRecord;
 using multifd::Syscalls;
@@ -90,6 +91,7 @@ TEST("a connection that does not tell is never dry") {
   gate.gate.waited();
   CHECK_EQ(gate.counters.waits_at_high_water, 1U);
   CHECK_EQ(gate.counters.dry_waits, 0U);
+  CHECK_EQ(gate.counters.queued_waits, 0U);
 }
 
 TEST("a pipe ran dry if nothing is unsent, the network is empty and the receiver has room") {
@@ -101,15 +103,19 @@ TEST("a pipe ran dry if nothing is unsent, the network is empty and the receiver
     info.tcpi_rwnd_limited = limited;
     return info;
   };
-  CHECK(PipeWatch().ran_dry(state(0, 600, 0), 1'000'000));
-  CHECK(!PipeWatch().ran_dry(state(1, 600, 0), 1'000'000));
-  CHECK(PipeWatch().ran_dry(state(0, 2000, 0), 1'000'000));
-  CHECK(!PipeWatch().ran_dry(state(0, 2001, 0), 1'000'000));
+  constexpr auto kDry = PipeState::kDry;
+  constexpr auto kQueued = PipeState::kQueued;
+  CHECK(PipeWatch().after_wait(state(0, 600, 0), 1'000'000) == kDry);
+  CHECK(PipeWatch().after_wait(state(1, 600, 0), 1'000'000) == PipeState::kBusy);
+  CHECK(PipeWatch().after_wait(state(0, 2000, 0), 1'000'000) == kDry);
+  CHECK(PipeWatch().after_wait(state(0, 2001, 0), 1'000'000) == kQueued);
+  CHECK(PipeWatch().after_wait(state(1, 2001, 0), 1'000'000) == kQueued);
   PipeWatch watch;
-  CHECK(watch.ran_dry(state(0, 600, 1000), 1'000'000));
-  CHECK(!watch.ran_dry(state(0, 600, 1250), 1'001'000));  // a quarter of the last millisecond
-  CHECK(watch.ran_dry(state(0, 600, 1499), 1'002'000));
-  CHECK(!watch.ran_dry(state(0, 600, 9000), 1'010'000));
+  CHECK(watch.after_wait(state(0, 600, 1000), 1'000'000) == kDry);
+  // A quarter of the last millisecond.
+  CHECK(watch.after_wait(state(0, 600, 1250), 1'001'000) == kQueued);
+  CHECK(watch.after_wait(state(0, 600, 1499), 1'002'000) == kDry);
+  CHECK(watch.after_wait(state(0, 600, 9000), 1'010'000) == kQueued);
 }
 
 }  // namespace
