@@ -11,8 +11,10 @@ const GIB = 1024 * MIB
 /**
  * The mark a channel starts with after a probe, and the one it returns to when more is of no use:
  * 768 KiB is 6 ms of 1 Gbit/s, far above the round trip of a local network, and enough to keep
- * 5 Gbit/s of two channels busy (measured; 512 KiB let them run dry). It is sent in calls of a
- * quarter, 192 KiB, where zero-copy already pays ten times over (it does from about 10 KiB).
+ * 5 Gbit/s of two channels busy (measured; 512 KiB let them run dry). It is sent in calls of at
+ * most a quarter, 171 KiB of a full record, where zero-copy already pays ten times over (it does
+ * from about 10 KiB). The first step from here may take four times as much: 3 MiB, even where the
+ * path needs little more than this.
  */
 export const HIGH_START_BYTES = 768 * KIB
 
@@ -53,7 +55,7 @@ export const PROVEN_BYTES = 256 * MIB
 /** Fewer answered bytes than this are no basis for a decision; they count for the next one. */
 export const ANSWER_MIN_BYTES = 256 * KIB
 
-/** So many waits are judged together; half of them must have been dry to raise the mark. */
+/** So many waits are judged together; an eighth of them must have been dry to raise the mark. */
 export const WAITS_MIN = 2
 
 /**

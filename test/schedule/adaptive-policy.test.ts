@@ -69,7 +69,7 @@ class Channel {
     return this.thresholds
   }
 
-  /** A channel whose first probe succeeded, at 512 KiB. */
+  /** A channel whose first probe succeeded, at 768 KiB. */
   static on(budgetBytes = UNLIMITED): Channel {
     const channel = new Channel(budgetBytes)
     channel.answer(burstZeroCopied)
@@ -93,43 +93,43 @@ describe('stories', () => {
     tell(new Channel(), [
       [burstCopied, 1, 0, 'copied by the kernel'],
       [plain, 31, 0, 'copied by the kernel'],
-      [plain, 1, 512, 'probing'],
+      [plain, 1, 768, 'probing'],
       [burstCopied, 1, 0, 'copied by the kernel'],
       [plain, 63, 0, 'copied by the kernel'],
-      [plain, 1, 512, 'probing'],
+      [plain, 1, 768, 'probing'],
       [burstCopied, 1, 0, 'copied by the kernel'],
     ])
   })
 
-  it('a long fast path: doubles until the pipe is full', () => {
+  it('a long fast path: four times the first mark, then doubles until the pipe is full', () => {
     tell(new Channel(), [
-      [burstZeroCopied, 1, 512, 'probe succeeded'],
-      [dry, 1, 1024, 'waited at the mark'],
-      [dry, 1, 2048, 'waited at the mark'],
-      [dry, 1, 4096, 'waited at the mark'],
-      // Half of this extent's waits were for what was sent under the old marks.
-      [dry, 1, 4096, 'waited at the mark'],
-      [dry, 1, 8192, 'waited at the mark'],
-      [wet, 20, 8192, 'waited at the mark'],
+      [burstZeroCopied, 1, 768, 'probe succeeded'],
+      [dry, 1, 3072, 'waited at the mark'],
+      // Some of this extent's waits were for what was sent under the old marks.
+      [dry, 1, 3072, 'waited at the mark'],
+      [dry, 1, 6144, 'waited at the mark'],
+      [dry, 1, 6144, 'waited at the mark'],
+      [dry, 1, 12288, 'waited at the mark'],
+      [wet, 20, 12288, 'waited at the mark'],
       // Is half of it enough? No; the next try comes after twice the bytes.
-      [wet, 12, 4096, 'trying less'],
-      [dry, 2, 8192, 'waited at the mark'],
-      [wet, 63, 8192, 'waited at the mark'],
-      [wet, 1, 4096, 'trying less'],
+      [wet, 12, 6144, 'trying less'],
+      [dry, 2, 12288, 'waited at the mark'],
+      [wet, 63, 12288, 'waited at the mark'],
+      [wet, 1, 6144, 'trying less'],
     ])
   })
 
   it('tcpdump comes and goes: a burst decides each time', () => {
     const channel = Channel.on()
     tell(channel, [
-      [zeroCopied, 16, 512, 'probe succeeded'],
-      [allCopied, 1, 512, 'copied by the kernel'],
+      [zeroCopied, 16, 768, 'probe succeeded'],
+      [allCopied, 1, 768, 'copied by the kernel'],
     ])
     expect(channel.thresholds.mode).toBe('probing')
     tell(channel, [
       [burstCopied, 1, 0, 'copied by the kernel'],
-      [plain, 32, 512, 'probing'],
-      [burstZeroCopied, 1, 512, 'probe succeeded'],
+      [plain, 32, 768, 'probing'],
+      [burstZeroCopied, 1, 768, 'probe succeeded'],
     ])
   })
 
@@ -137,16 +137,15 @@ describe('stories', () => {
     const refused = { ...dry, refusedByMemlock: 3, unreleasedRecentHighBytes: 3 * MIB }
     const channel = Channel.on()
     tell(channel, [
-      [dry, 1, 1024, 'waited at the mark'],
-      [dry, 1, 2048, 'waited at the mark'],
-      [dry, 1, 4096, 'waited at the mark'],
-      [refused, 1, 2048, 'locked memory'],
-      [dry, 63, 2048, 'locked memory'],
+      [dry, 1, 3072, 'waited at the mark'],
+      [dry, 2, 6144, 'waited at the mark'],
+      [refused, 1, 2304, 'locked memory'],
+      [dry, 63, 2304, 'locked memory'],
       // After 1 GiB it may be tried again.
-      [dry, 1, 4096, 'waited at the mark'],
-      [refused, 1, 2048, 'locked memory'],
-      [dry, 127, 2048, 'locked memory'],
-      [dry, 1, 4096, 'waited at the mark'],
+      [dry, 1, 4608, 'waited at the mark'],
+      [refused, 1, 2304, 'locked memory'],
+      [dry, 127, 2304, 'locked memory'],
+      [dry, 1, 4608, 'waited at the mark'],
     ])
   })
 
@@ -154,22 +153,23 @@ describe('stories', () => {
     const refused = { ...zeroCopied, refusedByOptmem: 1, unreleasedRecentHighBytes: 512 * KIB }
     const channel = Channel.on()
     tell(channel, [
-      [refused, 1, 256, 'option memory'],
+      [refused, 1, 384, 'option memory'],
+      [refused, 1, 192, 'option memory'],
       [refused, 1, 128, 'option memory'],
       [refused, 2, 128, 'option memory'],
       [refused, 1, 0, 'option memory'],
-      [plain, 32, 512, 'probing'],
+      [plain, 32, 768, 'probing'],
       // The ceiling is still there.
       [burstZeroCopied, 1, 128, 'probe succeeded'],
     ])
-    expect(channel.thresholds.decisions).toMatchObject({ 'option memory': 5, probing: 1 })
+    expect(channel.thresholds.decisions).toMatchObject({ 'option memory': 6, probing: 1 })
   })
 })
 
 describe('a probe', () => {
   it('starts with the channel and is bounded, unless the budget holds nothing', () => {
     const started = { mode: 'probing', zeroCopyUntilBytes: 256 * KIB, reason: 'started' }
-    expect(startThresholds(UNLIMITED)).toMatchObject({ ...started, highWaterBytes: 512 * KIB })
+    expect(startThresholds(UNLIMITED)).toMatchObject({ ...started, highWaterBytes: 768 * KIB })
     expect(startThresholds(200 * KIB)).toMatchObject({ ...started, highWaterBytes: 200 * KIB })
     const off = { mode: 'off', zeroCopyUntilBytes: 0, highWaterBytes: 0, reason: 'locked memory' }
     expect(startThresholds(128 * KIB - 1)).toMatchObject(off)
@@ -209,19 +209,19 @@ describe('zero-copy that is on', () => {
 
   it('shrinks to the first mark when an eighth is copied, and no further', () => {
     const channel = Channel.on()
-    channel.answer(dry, 2)
+    channel.answer(dry)
     const partly = { ...zeroCopied, copiedBytes: 3 * MIB }
     const reason = 'copied by the kernel'
-    expect(channel.answer(partly)).toMatchObject({ highWaterBytes: 1024 * KIB, reason })
-    expect(channel.answer(partly)).toMatchObject({ highWaterBytes: 512 * KIB, reason })
-    expect(channel.answer(partly, 9)).toMatchObject({ highWaterBytes: 512 * KIB, mode: 'on' })
+    expect(channel.answer(partly)).toMatchObject({ highWaterBytes: 1536 * KIB, reason })
+    expect(channel.answer(partly)).toMatchObject({ highWaterBytes: 768 * KIB, reason })
+    expect(channel.answer(partly, 9)).toMatchObject({ highWaterBytes: 768 * KIB, mode: 'on' })
     expect(channel.thresholds.decisions.steady).toBe(9)
   })
 
   it('shrinks below what was pinned when that was less than half of the mark', () => {
     const channel = Channel.on()
     channel.answer(dry, 3)
-    expect(channel.thresholds.highWaterBytes).toBe(4 * MIB)
+    expect(channel.thresholds.highWaterBytes).toBe(6 * MIB)
     const pinned = { ...zeroCopied, unreleasedRecentHighBytes: MIB }
     const refused = { ...pinned, refusedByMemlock: 1, refusedByOptmem: 1 }
     const lower = { highWaterBytes: 768 * KIB, reason: 'locked memory' }
@@ -230,30 +230,50 @@ describe('zero-copy that is on', () => {
 
   it('says that it is rarely full when less than a quarter was used', () => {
     const channel = Channel.on()
-    channel.answer(dry, 2)
-    expect(channel.thresholds.highWaterBytes).toBe(2 * MIB)
-    const little = { ...zeroCopied, unreleasedRecentHighBytes: 500 * KIB }
-    expect(channel.answer(little, 31).highWaterBytes).toBe(2 * MIB)
-    const lower = { highWaterBytes: MIB, lowWaterBytes: MIB / 2, reason: 'rarely full' }
+    channel.answer(dry)
+    expect(channel.thresholds.highWaterBytes).toBe(3 * MIB)
+    const little = { ...zeroCopied, unreleasedRecentHighBytes: 767 * KIB }
+    expect(channel.answer(little, 31).highWaterBytes).toBe(3 * MIB)
+    const lower = { highWaterBytes: 1536 * KIB, lowWaterBytes: 768 * KIB, reason: 'rarely full' }
     expect(channel.answer(little)).toMatchObject(lower)
   })
 
   it('collects few waits over several extents', () => {
     const one = { ...zeroCopied, waitsAtHighWater: 1, dryWaits: 1 }
     const channel = Channel.on()
-    expect(channel.answer(one).highWaterBytes).toBe(512 * KIB)
-    expect(channel.answer(one).highWaterBytes).toBe(1024 * KIB)
+    expect(channel.answer(one).highWaterBytes).toBe(768 * KIB)
+    expect(channel.answer(one).highWaterBytes).toBe(3072 * KIB)
+    const queued = Channel.on()
+    queued.answer({ ...zeroCopied, waitsAtHighWater: 1, queuedWaits: 1 })
+    expect(queued.answer(one).highWaterBytes).toBe(768 * KIB)
   })
 
-  it('ignores waits most of which did not let the pipe run dry', () => {
-    const some = { ...zeroCopied, waitsAtHighWater: 8, dryWaits: 3 }
-    expect(Channel.on().answer(some, 20).highWaterBytes).toBe(512 * KIB)
+  it.each([
+    ['ignores dry waits below an eighth', { waitsAtHighWater: 9, dryWaits: 1 }, 768],
+    ['doubles the first mark from an eighth on', { waitsAtHighWater: 8, dryWaits: 1 }, 1536],
+    ['also just below seven eighths', { waitsAtHighWater: 8, dryWaits: 6 }, 1536],
+    ['takes four times as much from there on', { waitsAtHighWater: 8, dryWaits: 7 }, 3072],
+    [
+      'leaves it where an eighth of the waits was the network’s or the receiver’s',
+      { waitsAtHighWater: 8, dryWaits: 7, queuedWaits: 1 },
+      768,
+    ],
+    ['does not mind fewer of these', { waitsAtHighWater: 9, dryWaits: 8, queuedWaits: 1 }, 3072],
+  ])('%s', (_what, waits, highKib) => {
+    expect(Channel.on().answer({ ...zeroCopied, ...waits }).highWaterBytes).toBe(highKib * KIB)
+  })
+
+  it('doubles any mark but the first', () => {
+    const channel = Channel.on()
+    channel.answer({ ...dry, dryWaits: 1 })
+    expect(channel.answer(dry, 2).highWaterBytes).toBe(3072 * KIB)
   })
 
   it('grows to the last page of its budget', () => {
-    const channel = Channel.on(700 * KIB)
-    expect(channel.answer(dry).highWaterBytes).toBe(700 * KIB)
-    expect(channel.answer(dry, 9).highWaterBytes).toBe(700 * KIB)
+    const channel = Channel.on(1001 * KIB)
+    expect(channel.thresholds.highWaterBytes).toBe(768 * KIB)
+    expect(channel.answer(dry).highWaterBytes).toBe(1000 * KIB)
+    expect(channel.answer(dry, 9).highWaterBytes).toBe(1000 * KIB)
   })
 
   it('follows a budget that shrinks, and judges what it saw meanwhile afterwards', () => {

@@ -61,6 +61,7 @@ export class SimulatedChannel {
     copiedBytes: 0,
     waitsAtHighWater: 0,
     dryWaits: 0,
+    queuedWaits: 0,
     refusals: 0,
     refusedByMemlock: 0,
     refusedByOptmem: 0,
@@ -116,7 +117,8 @@ export class SimulatedChannel {
     if (zeroCopy) counters.zeroCopyTriedBytes += bytes
     let callMax = Math.max(ZERO_COPY_MIN_BYTES, highWaterBytes / 4)
     for (let left = bytes; left > 0; ) {
-      const size = zeroCopy ? Math.min(left, callMax) : left
+      // Even calls: a remainder would take the place of a whole one below the mark.
+      const size = zeroCopy ? Math.ceil(left / Math.ceil(left / callMax)) : left
       if (!zeroCopy) this.#transmit(size)
       else if (!this.#sendZeroCopy(size)) {
         if (counters.unreleasedBytes > 0) {
@@ -142,7 +144,9 @@ export class SimulatedChannel {
     if (counters.unreleasedBytes + bytes > this.#marks.highWaterBytes) {
       this.#waitFor(this.#marks.lowWaterBytes)
       counters.waitsAtHighWater += 1
-      if (this.#lastRoundTripTicks <= 2 * path.roundTripTicks) counters.dryWaits += 1
+      // What is sent is in the network at once: nothing is ever unsent, a wait is one or the other.
+      if (this.#lastRoundTripTicks > 2 * path.roundTripTicks) counters.queuedWaits += 1
+      else counters.dryWaits += 1
     }
     if (counters.unreleasedBytes + bytes > path.memlockBytes) {
       counters.refusedByMemlock += 1
