@@ -138,13 +138,15 @@ function whenZeroCopied(
     skippedBytes >= 2 * highWaterBytes || since.zeroCopyTriedBytes >= 8 * highWaterBytes
   const enoughWaits = since.waitsAtHighWater >= WAITS_MIN
   const dry = settled && enoughWaits && wouldMoreHelp(since)
+  // A try of less that failed goes back to where it came from.
+  const { reason } = thresholds
+  const tooLittle = reason === 'trying less' || reason === 'rarely full'
   // A pipe that is nearly always dry at the first mark is far larger than it.
-  const far = highWaterBytes <= HIGH_START_BYTES && since.dryWaits * 8 >= since.waitsAtHighWater * 7
+  const first = highWaterBytes <= HIGH_START_BYTES && !tooLittle
+  const far = first && since.dryWaits * 8 >= since.waitsAtHighWater * 7
   const wantedBytes = highWaterBytes * (far ? 4 : 2)
   const growToBytes = Math.min(wantedBytes, ceiling(snapshot, thresholds), limitBytes)
   if (dry && marks(growToBytes).highWaterBytes > highWaterBytes) {
-    const { reason } = thresholds
-    const tooLittle = reason === 'trying less' || reason === 'rarely full'
     const tryLessBytes = tooLittle ? memory.tryLessBytes * 2 : memory.tryLessBytes
     return next(thresholds, {
       reason: 'waited at the mark',

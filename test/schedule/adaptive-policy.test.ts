@@ -269,6 +269,13 @@ describe('zero-copy that is on', () => {
     expect(channel.answer(dry, 2).highWaterBytes).toBe(3072 * KIB)
   })
 
+  it('goes back to where it came from when the first mark was too little', () => {
+    const channel = Channel.on()
+    channel.answer({ ...dry, dryWaits: 1 })
+    expect(channel.answer(wet, 32)).toMatchObject({ highWaterBytes: 768 * KIB })
+    expect(channel.answer(dry)).toMatchObject({ highWaterBytes: 1536 * KIB })
+  })
+
   it('grows to the last page of its budget', () => {
     const channel = Channel.on(1001 * KIB)
     expect(channel.thresholds.highWaterBytes).toBe(768 * KIB)
