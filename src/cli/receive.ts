@@ -1,7 +1,7 @@
 // `multifd receive`: a QEMU guest migrates in and lands on disk. It says what to type into that
 // QEMU, shows how far it is, and leaves the work to receiveSnapshot.
 
-import { Option } from 'commander'
+import { CommanderError, Option } from 'commander'
 import { CHANNELS_MAX } from '../kit/limits.ts'
 import { sourceCommands } from '../snapshot/qemu-commands.ts'
 import {
@@ -24,7 +24,8 @@ number of channels and the same compression; what to type there is printed first
 told that it may give its guest up when everything is on the disk, and not before. Ctrl-C refuses
 the migration: the guest runs on at the source.
 
-Exit codes: 0 stored, 1 failed (the guest is still at the source), 2 wrong usage, 130 interrupted.`
+Exit codes: 0 stored, 1 failed (the guest is still at the source, unless it says that the snapshot is
+stored), 2 wrong usage, 130 interrupted.`
 
 interface Flags {
   out: string
@@ -69,12 +70,13 @@ export const receive: CommandDeclaration = {
       .action(async (uri: string, flags: Flags) => {
         using interrupts = listenForInterrupts()
         const options = toOptions(flags, interrupts.signal)
-        const reception = await orWrongUsage(receiveSnapshot(uri, options))
-        sayWhatToType(reception, flags)
         try {
+          const reception = await orWrongUsage(receiveSnapshot(uri, options))
+          sayWhatToType(reception, flags)
           await showProgress(reception)
           report(await reception.result, flags)
         } catch (error) {
+          if (error instanceof CommanderError) throw error
           if (flags.json) printJson({ status: 'failed', ...asFields(error) })
           const { exitCode = EXIT_FAILED } = interrupts
           console.error(`multifd: ${error instanceof Error ? error.message : error}`)

@@ -177,6 +177,8 @@ class OperatorSignals {
     SIGINT: () => this.#interrupt('SIGINT'),
     SIGTERM: () => this.#terminate(),
     SIGUSR2: () => this.#decideForDestination(),
+    // A terminal that closes ends nothing: without the relay a held source would resume its guest.
+    SIGHUP: () => {},
   }
 
   constructor(passing: Relay, operator: AbortController) {

@@ -4,6 +4,7 @@
 import { Option } from 'commander'
 import { CHANNELS_MAX } from '../kit/limits.ts'
 import { ENGINES, ZERO_COPY } from '../schedule/engine-choice.ts'
+import { isHashed } from '../snapshot/manifest.ts'
 import { destinationRecipe } from '../snapshot/qemu-advice.ts'
 import { CHANNELS_DEFAULT, COMPRESSIONS } from '../snapshot/receive-options.ts'
 import { DIALECTS, type SendSnapshotOptions } from '../snapshot/send-options.ts'
@@ -27,6 +28,10 @@ Ctrl-C gives up the destinations that are not done. Where a guest may run althou
 failed, which is so only once everything was sent, the error says so.
 
 Exit codes: 0 all have it, 1 one failed or nothing was sent, 2 wrong usage, 130 interrupted.`
+
+const NOT_HASHED =
+  'the snapshot has no hashes of its RAM, so sizes are compared, and no contents: its receiver ended ' +
+  'early, perhaps before its source was told. Look that the guest does not run on at the source'
 
 interface Flags {
   channels: number
@@ -148,6 +153,7 @@ async function sayWhatIsNeeded(directory: string, flags: Flags): Promise<void> {
     ...commands.map(({ qmp }) => `  ${qmp}`),
   ]
   console.error(lines.join('\n'))
+  if (!isHashed(manifest)) console.error(`multifd: warning: ${NOT_HASHED}`)
 }
 
 async function showProgress(sending: SnapshotSending): Promise<void> {

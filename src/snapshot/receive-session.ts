@@ -21,6 +21,9 @@ import { SourceConnections } from './source-connections.ts'
 
 const PROGRESS_INTERVAL_MS = 100
 
+/** Without return path, once the stream came whole. */
+const OF_NO_CONSEQUENCE = ['ERR_MULTIFD_ABORTED', 'ERR_MULTIFD_CLOSED', 'ERR_MULTIFD_PEER_CLOSED']
+
 /** A channel that met another compression says so; here is what to type. */
 function withCompressionAdvice(error: MultifdError, settings: ReceiveSettings): MultifdError {
   if (!error.message.includes('multifd-compression')) return error
@@ -142,7 +145,9 @@ export class ReceiveSession {
     this.#enter('storing')
     const storing = this.#writeAll(summary)
     this.#storing = storing.catch(() => {})
-    return await this.#first.unless(this.#watchdog.during(storing))
+    const stored = this.#watchdog.during(storing)
+    // A source that waits for no word is finished: who gave up now would lose the guest.
+    return this.#stream?.returnPath ? await this.#first.unless(stored) : await stored
   }
 
   async #writeAll(summary: StreamSummary): Promise<SnapshotManifest> {
@@ -162,7 +167,8 @@ export class ReceiveSession {
 
   /** SHUT(0). From here on the guest may be the snapshot's, so nothing may fail any more. */
   async #tell(): Promise<number> {
-    if (this.#first.error !== undefined) throw this.#first.error
+    const objection = this.#objection()
+    if (objection !== undefined) throw objection
     this.#told = true
     this.#watchdog.stop()
     if (this.#stream?.returnPath) await this.#wire?.ready()
@@ -175,7 +181,7 @@ export class ReceiveSession {
     const storedMs = this.#elapsedMs()
     await this.#wire?.close()
     await this.#release()
-    const error = this.#lateError()
+    const error = this.#objection()
     if (error !== undefined && error.code !== 'ERR_MULTIFD_ABORTED') {
       this.#warnings.push(
         'the connection broke when the source was told that the snapshot is stored: look whether its ' +
@@ -185,8 +191,14 @@ export class ReceiveSession {
     return storedMs
   }
 
-  #lateError(): MultifdError | undefined {
-    return this.#first.error
+  /**
+   * What counts against a stream that came whole. Of a source that waits for no word the only copy
+   * of the guest is here: no change of mind does, and no connection that ended.
+   */
+  #objection(): MultifdError | undefined {
+    const { error } = this.#first
+    if (this.#stream?.returnPath || error === undefined) return error
+    return OF_NO_CONSEQUENCE.includes(error.code) ? undefined : error
   }
 
   /** The hashes of RAM, which need a second per GiB or two: the source does not wait for them. */

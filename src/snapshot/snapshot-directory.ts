@@ -4,7 +4,7 @@
 
 import { constants } from 'node:fs'
 import { mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises'
-import { dirname, join, resolve } from 'node:path'
+import { dirname, join, resolve, sep } from 'node:path'
 import { MultifdError } from '../kit/errors.ts'
 import {
   formatManifest,
@@ -39,11 +39,12 @@ export const kernelDurability: Durability = {
 export class SnapshotDirectory {
   readonly path: string
   readonly #durability: Durability
-  readonly #madeHere: boolean
+  /** What had to be made for it, itself first, then its parents. */
+  readonly #made: readonly string[]
 
-  private constructor(path: string, madeHere: boolean, durability: Durability) {
+  private constructor(path: string, made: readonly string[], durability: Durability) {
     this.path = path
-    this.#madeHere = madeHere
+    this.#made = made
     this.#durability = durability
   }
 
@@ -56,11 +57,11 @@ export class SnapshotDirectory {
     durability: Durability = kernelDurability,
   ): Promise<SnapshotDirectory> {
     try {
-      const madeHere = (await mkdir(path, { recursive: true })) !== undefined
+      const made = madeFor(path, await mkdir(path, { recursive: true }))
       const there = await readdir(path)
       if (there.length > 0) throw occupied(path, there[0])
       await mkdir(join(path, 'ram')) // of two that come at once, one fails here
-      return new SnapshotDirectory(path, madeHere, durability)
+      return new SnapshotDirectory(path, made, durability)
     } catch (cause) {
       if (cause instanceof MultifdError) throw cause
       if ((cause as NodeJS.ErrnoException).code === 'EEXIST') throw occupied(path, 'ram')
@@ -107,7 +108,7 @@ export class SnapshotDirectory {
       await this.#durability.sync(this.pathOf('ram'))
       await this.#durability.rename(this.pathOf(next), this.pathOf(MANIFEST))
       await this.#durability.sync(this.path)
-      if (this.#madeHere) await this.#durability.sync(dirname(resolve(this.path)))
+      for (const made of this.#made) await this.#durability.sync(dirname(made))
     } catch (cause) {
       if (cause instanceof MultifdError) throw cause
       throw refused(`storing ${this.pathOf(MANIFEST)} failed`, cause)
@@ -118,7 +119,7 @@ export class SnapshotDirectory {
   async remove(): Promise<void> {
     const files = [MANIFEST, `${MANIFEST}.next`, 'config.bin', 'devices.bin', 'ram']
     for (const file of files) await rm(this.pathOf(file), { recursive: true, force: true })
-    if (this.#madeHere) await rmdir(this.path).catch(() => {})
+    for (const made of this.#made) await rmdir(made).catch(() => {})
   }
 }
 
@@ -132,7 +133,7 @@ export async function readManifest(directory: string): Promise<SnapshotManifest>
   try {
     const { size } = await stat(path)
     if (size > MANIFEST_BYTES_MAX) throw new Error(`it has ${size} bytes`)
-    await using file = await open(path, 'r')
+    await using file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
     text = await file.readFile('utf8')
   } catch (cause) {
     const sentence =
@@ -178,8 +179,9 @@ async function checkSize(directory: string, file: SnapshotFile): Promise<void> {
   const path = join(directory, file.path)
   let size: number
   try {
-    // Not through a link, and nothing that is no file.
-    await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW)
+    // Not through a link, and nothing that is no file: opening a pipe would wait for its writer.
+    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK
+    await using handle = await open(path, flags)
     const found = await handle.stat()
     if (!found.isFile()) throw new Error('it is not a file')
     size = found.size
@@ -207,6 +209,18 @@ function compareHash(
     `${join(directory, path)} is not what the manifest says, ${where} differs: it was altered or ` +
       'damaged; use another copy of the snapshot',
   )
+}
+
+/** The directories from `path` up to the first that mkdir made; their names have to last, too. */
+function madeFor(path: string, first: string | undefined): string[] {
+  if (first === undefined) return []
+  const made = [resolve(path)]
+  const top = resolve(first)
+  for (let at = made[0] ?? top; at !== top && at.startsWith(top + sep); ) {
+    at = dirname(at)
+    made.push(at)
+  }
+  return made
 }
 
 function occupied(path: string, entry: string | undefined): MultifdError {

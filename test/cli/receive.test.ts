@@ -35,7 +35,8 @@ describe('multifd receive', () => {
 
   it('fails with exit code 1 where something is stored, and beyond this machine', async () => {
     writeFileSync(join(scratch, 'something'), '')
-    const occupied = await runCli('receive', uri, '--out', scratch)
+    const occupied = await runCli('receive', uri, '--out', scratch, '--json')
+    expect(JSON.parse(occupied.stdout)).toMatchObject({ code: 'ERR_MULTIFD_SNAPSHOT' })
     expect(occupied.stderr).toMatch(/^multifd: the directory .* holds something already/)
     expect(occupied.exitCode).toBe(1)
     const beyond = await runCli('receive', 'tcp:0.0.0.0:0', '--out', out())

@@ -141,6 +141,9 @@ describe('multifd relay', () => {
     await running.says(/kill -USR2 \d+\n.*kill -TERM \d+\n/)
     running.kill('SIGINT')
     await running.says(/nobody knows who has the guest/)
+    running.kill('SIGHUP') // the operator's terminal closes
+    running.kill('SIGINT')
+    await running.says(/(nobody knows[\s\S]*){2}/)
     expectSourceHeld(connection)
     running.kill('SIGTERM')
     const { exitCode, report } = await running.ends()

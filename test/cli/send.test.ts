@@ -6,6 +6,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { formatManifest } from '../../src/snapshot/manifest.ts'
+import { readManifest } from '../../src/snapshot/snapshot-directory.ts'
 import { ReplayDestination } from '../support/replay-destination.ts'
 import { contentsOf, storeSnapshot } from '../support/vector-snapshot.ts'
 import { cliCommand, runCli } from './run-cli.ts'
@@ -49,6 +51,20 @@ describe('multifd send', () => {
     expect(end.stdout).toMatch(/^The guest is there, paused: tcp:127\.0\.0\.1:\d+, .* in .* s\.\n$/)
     expect(end.exitCode).toBe(0)
     expect(destination.tail.includes('paused\0')).toBe(true)
+  })
+
+  it('warns of a snapshot that was never hashed', async () => {
+    await using destination = await ReplayDestination.listen(legacy)
+    const hashed = await runCli('send', snapshot, uri)
+    expect(hashed.stderr).not.toContain('no hashes')
+    const manifest = await readManifest(snapshot)
+    const ram = manifest.ram.map((file) => ({ ...file, hash: null }))
+    writeFileSync(join(snapshot, 'manifest.json'), formatManifest({ ...manifest, ram }))
+    const end = await runCli('send', snapshot, destination.uri)
+    expect(end.stderr).toMatch(
+      /warning: the snapshot has no hashes .* does not run on at the source/,
+    )
+    expect(end.exitCode).toBe(0)
   })
 
   it('ends with 1 if one of several fails, and says which', async () => {

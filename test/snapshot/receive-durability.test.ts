@@ -139,6 +139,31 @@ describe('SHUT(0)', () => {
     expect(existsSync(snapshot())).toBe(false)
   })
 
+  it('is no matter without a return path: what came whole is kept, whoever cancels', async () => {
+    const abort = new AbortController()
+    let syncs = 0
+    await using reception = await receive(
+      {
+        sync: async (path) => {
+          syncs += 1
+          if (syncs === 3) abort.abort(new Error('no more'))
+          await kernelDurability.sync(path)
+        },
+      },
+      { signal: abort.signal, allowNoReturnPath: true },
+    )
+    await using peer = new QemuPeer(reception.uri)
+    await peer.play(recordingOf(vectorNamed('q72-legacy-none')))
+    const { hashed, warnings } = await reception.result
+    expect(abort.signal.aborted).toBe(true)
+    expect(hashed).toBe(false)
+    expect(warnings).toEqual([
+      expect.stringContaining('no return path'),
+      expect.stringContaining('hashing was cancelled'),
+    ])
+    expect((await verifySnapshot(snapshot())).hashed).toBe(false)
+  })
+
   it('stands when the caller cancels behind it: the snapshot stays, without hashes', async () => {
     const abort = new AbortController()
     await using reception = await receive({}, { signal: abort.signal })

@@ -1,5 +1,6 @@
 // A snapshot's directory: filled, sealed, read back, and refused when anything in it is wrong.
 
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
   mkdirSync,
@@ -114,8 +115,21 @@ describe('a snapshot directory', () => {
     mkdirSync(join(scratch, 'there'))
     const there = await SnapshotDirectory.create(join(scratch, 'there'))
     await there.remove()
+    await (await SnapshotDirectory.create(join(scratch, 'a/b/c'))).remove()
     expect(readdirSync(scratch)).toEqual(['there'])
     expect(readdirSync(join(scratch, 'there'))).toEqual([])
+  })
+
+  it('makes the names of all directories durable that were made for it', async () => {
+    const manifest = await store(join(scratch, 'other'))
+    const synced: string[] = []
+    const directory = await SnapshotDirectory.create(join(scratch, 'other/../a/b/c'), {
+      sync: async (path) => void synced.push(path),
+      rename: async (from, to) => renameSync(from, to),
+    })
+    await directory.writeManifest(manifest)
+    const parents = ['a/b', 'a', '.'].map((path) => join(scratch, path))
+    expect(synced.slice(-3)).toEqual(parents.map((path) => path.replace(/\/$/, '')))
   })
 
   it('makes every file durable before the manifest gets its name', async () => {
@@ -162,6 +176,14 @@ describe('a snapshot that was changed', () => {
         symlinkSync('elsewhere', join(path, 'config.bin'))
       },
       /config\.bin is missing or cannot be read \(ELOOP\)/,
+    ],
+    [
+      'a pipe in the place of a file',
+      (path) => {
+        rmSync(join(path, 'devices.bin'))
+        execFileSync('mkfifo', [join(path, 'devices.bin')])
+      },
+      /devices\.bin is missing or cannot be read/,
     ],
     ['no JSON', (path) => writeFileSync(join(path, 'manifest.json'), '{'), /damaged or not/],
   ]
