@@ -54,15 +54,20 @@ class RunningRelay implements Relay {
   readonly #listening: Deferred<string> = deferred()
   readonly #started: Promise<RelaySession>
   #session: RelaySession | undefined
+  /** The status while there is no session, or of one that never was. */
+  #unstarted: MigrationStatus = 'setup'
 
   constructor(from: Uri, to: Uri, settings: RelaySettings) {
     this.#started = this.#start(from, to, settings)
     this.result = this.#started.then((session) => this.#run(session))
-    this.result.catch((error) => this.#listening.reject(error))
+    this.result.catch((error) => {
+      this.#unstarted = 'failed'
+      this.#listening.reject(error)
+    })
   }
 
   get status(): MigrationStatus {
-    return this.#session?.status ?? 'setup'
+    return this.#session?.status ?? this.#unstarted
   }
   get listening(): Promise<string> {
     return this.#listening.promise

@@ -104,6 +104,12 @@ describe('multifd relay', () => {
     expect(stderr).toMatch(/\nactive\n.*\nthe destination has the guest: .* 3 sync points\n$/s)
   })
 
+  it('fails where it cannot listen', async () => {
+    const end = await runCli('relay', 'unix:/nowhere/at/all', 'tcp:127.0.0.1:1', '--json')
+    expect(JSON.parse(end.stdout)).toMatchObject({ status: 'failed', code: 'ERR_MULTIFD_CHANNEL' })
+    expect(end.exitCode).toBe(1)
+  })
+
   it('fails with exit code 1 and a sentence', async () => {
     await using running = await RunningRelay.start()
     await using source = await running.source()
