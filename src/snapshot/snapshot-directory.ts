@@ -74,12 +74,12 @@ export class SnapshotDirectory {
     return join(this.path, file)
   }
 
-  /** Writes a file; durable when this resolves. */
+  /** Writes a file that only its owner reads, as RAM's; durable when this resolves. */
   async write(file: string, bytes: Uint8Array): Promise<void> {
     const path = this.pathOf(file)
     try {
       {
-        await using handle = await open(path, 'wx')
+        await using handle = await open(path, 'wx', 0o600)
         await handle.writeFile(bytes)
       }
       await this.#durability.sync(path)

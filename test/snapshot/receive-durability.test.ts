@@ -1,13 +1,13 @@
 // What the source is told, and when: nothing of success before everything is on the disk, in a
 // directory that a reader takes for a snapshot.
 
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs'
 import { rename } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { deferred } from '../../src/kit/deferred.ts'
-import { isHashed } from '../../src/snapshot/manifest.ts'
+import { isHashed, snapshotFiles } from '../../src/snapshot/manifest.ts'
 import type { ReceiveSnapshotOptions } from '../../src/snapshot/receive-options.ts'
 import { type Reception, receiveDurably } from '../../src/snapshot/receive-snapshot.ts'
 import {
@@ -92,6 +92,10 @@ describe('SHUT(0)', () => {
     expect(said(main)).toBe(PONG + SHUT_OK)
     expect(manifest.createdAt).toBe(stored.createdAt)
     expect((await verifySnapshot(snapshot())).hashed).toBe(true)
+    // A guest's registers are as secret as its RAM.
+    for (const { path } of [...snapshotFiles(manifest), { path: 'manifest.json' }]) {
+      expect(statSync(join(snapshot(), path)).mode & 0o777, path).toBe(0o600)
+    }
   })
 
   it.each(['config.bin', 'ram', 'manifest.json.next', ''])(
