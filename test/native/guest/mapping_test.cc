@@ -43,8 +43,12 @@ void check_populated_and_discard(Kind kind) {
   CHECK_OK(mapping->discard({1, 1024}));
   const Pages left = fixture::populated_pages(*mapping);
   CHECK(contains_all(left, {0, 1030, 4095}));
-  CHECK(!contains_all(left, {1}));
-  CHECK(!contains_all(left, {1024}));
+  // Around a page that stays, khugepaged may make a huge page again at any time: zeros, populated.
+  if (kind != Kind::kHugePages) {
+    CHECK(!contains_all(left, {1}));
+    CHECK(!contains_all(left, {1024}));
+  }
+  CHECK_EQ(fixture::peek(mapping->base() + kPageSize + 8), 0U);
   CHECK_EQ(fixture::peek(mapping->base() + 1024 * kPageSize + 8), 0U);
   CHECK_EQ(fixture::peek(mapping->base() + 1030 * kPageSize + 8), 7U);
   CHECK_OK(mapping->discard({0, 4096}));
