@@ -2,6 +2,7 @@
 // stderr, the report to stdout; with --json its last line is one object. It only picks a comparison
 // and prints: what is measured, and how, is in comparisons/.
 import { Command, CommanderError } from 'commander'
+import { readEnvironment } from '../src/report/environment.ts'
 import type { Comparison } from './comparison.ts'
 import { ceiling } from './comparisons/ceiling.ts'
 import { engines } from './comparisons/engines.ts'
@@ -10,7 +11,6 @@ import { headers } from './comparisons/headers.ts'
 import { qemu } from './comparisons/qemu.ts'
 import { sparse } from './comparisons/sparse.ts'
 import { zerocopy } from './comparisons/zerocopy.ts'
-import { readEnvironment } from './environment.ts'
 import { jsonLine, textReport } from './report.ts'
 
 const COMPARISONS: readonly Comparison<never>[] = [
@@ -75,7 +75,7 @@ function declareProgram(): Command {
 }
 
 async function measure(comparison: Comparison<never>, options: { json?: boolean }): Promise<void> {
-  const before = readEnvironment()
+  const before = readEnvironment('loopback')
   const findings = await comparison.run({
     options: options as never, // commander made it from the comparison's own declarations
     signal: interrupted.signal,

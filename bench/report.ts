@@ -1,6 +1,7 @@
 // Turns findings into text: a table for people, one JSON object for machines.
+
+import type { Environment } from '../src/report/environment.ts'
 import type { Findings, Skipped, Table } from './comparison.ts'
-import type { Environment } from './environment.ts'
 import type { Ratio } from './run.ts'
 
 /** The object on the last line of a run with `--json`. */

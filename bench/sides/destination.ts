@@ -1,7 +1,7 @@
 // The destination side of a comparison: a process that makes empty guest RAM, listens, receives one
 // migration, and reports. Every call of the library on this side is in this file.
 import { GuestMemory, MigrationDestination } from '../../src/index.ts'
-import { readNetworkSettings } from '../environment.ts'
+import { readNetworkSettings } from '../../src/report/environment.ts'
 import { BLOCK_NAME, checksum, prefault, residentBytes } from './guest.ts'
 import { nextLine, readOrder, say } from './lines.ts'
 import { hugePageBytes, MemoryWatch, Meter, settle } from './meter.ts'

@@ -1,7 +1,7 @@
 // What a comparison tells one side of a migration, and what the side answers: JSON, because each
 // side is a process of its own. Both ends of every JSON line import their types from here.
 import type { FlushThresholds, MigrationResult, MigrationSourceOptions } from '../../src/index.ts'
-import type { NetworkSettings } from '../environment.ts'
+import type { NetworkSettings } from '../../src/report/environment.ts'
 
 /** How the guest's RAM is made. */
 export interface GuestPlan {

@@ -1,7 +1,7 @@
 // The source side of a comparison: a process that makes guest RAM, waits for the destination's URI,
 // migrates once, and reports. Every call of the library on this side is in this file.
 import { GuestMemory, MigrationSource } from '../../src/index.ts'
-import { readNetworkSettings } from '../environment.ts'
+import { readNetworkSettings } from '../../src/report/environment.ts'
 import { BLOCK_NAME, checksum, populate, residentBytes } from './guest.ts'
 import { nextLine, readOrder, say } from './lines.ts'
 import { hugePageBytes, MemoryWatch, Meter, settle } from './meter.ts'

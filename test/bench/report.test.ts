@@ -1,9 +1,9 @@
 // What people and machines read at the end of a comparison.
 import { expect, test } from 'vitest'
-import { readEnvironment } from '../../bench/environment.ts'
 import { jsonLine, tableLines, textReport } from '../../bench/report.ts'
+import { readEnvironment } from '../../src/report/environment.ts'
 
-const environment = readEnvironment()
+const environment = readEnvironment('loopback')
 const ratios = { aVsB: { median: 0.9, min: 0.85, max: 1.1, samples: [0.85, 0.9, 1.1] } }
 
 test('the environment names what moves a figure', () => {

@@ -1,8 +1,9 @@
 // What a figure must be read with: the machine, the kernel's settings that move it, and the state
 // of the source tree. Everything here is read-only and may be missing ("unknown").
 import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync, realpathSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
+import { dirname, join } from 'node:path'
 
 /** Settings that each network namespace has for itself. */
 export interface NetworkSettings {
@@ -23,6 +24,8 @@ export interface Environment extends NetworkSettings {
   /** `RLIMIT_MEMLOCK`, soft, as the kernel prints it (bytes or unlimited). */
   readonly memlockLimit: string
   readonly node: string
+  /** Of this package. */
+  readonly version: string
   readonly gitRevision: string
   /** True when the tree differs from the revision; null when git cannot tell. */
   readonly gitDirty: boolean | null
@@ -39,8 +42,9 @@ export function readNetworkSettings(): NetworkSettings {
   }
 }
 
-export function readEnvironment(): Environment {
-  const status = git('status', '--porcelain')
+/** `over`: what the bytes travel over. */
+export function readEnvironment(over: string): Environment {
+  const { version, revision, dirty } = readRevision()
   const transparentHugePages = read('/sys/kernel/mm/transparent_hugepage/enabled')
   const memlock = /^Max locked memory\s+(\S+)/m.exec(read('/proc/self/limits'))
   return {
@@ -48,15 +52,34 @@ export function readEnvironment(): Environment {
     cpu: cpus()[0]?.model.trim() ?? 'unknown',
     cores: cpus().length,
     memoryBytes: totalmem(),
-    interface: 'loopback',
+    interface: over,
     ...readNetworkSettings(),
     transparentHugePages: /\[(\w+)\]/.exec(transparentHugePages)?.[1] ?? 'unknown',
     memlockLimit: memlock?.[1] ?? 'unknown',
     node: process.version,
-    gitRevision: git('rev-parse', '--short=12', 'HEAD') ?? 'unknown',
-    gitDirty: status === undefined ? null : status !== '',
+    version,
+    gitRevision: revision,
+    gitDirty: dirty,
     loadAverage: read('/proc/loadavg').split(' ').slice(0, 3).join(' '),
   }
+}
+
+/** An installed package lies in no repository, or in that of whoever installed it: not ours. */
+function readRevision(): { version: string; revision: string; dirty: boolean | null } {
+  const root = packageRoot(import.meta.dirname)
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  const top = git(root, 'rev-parse', '--show-toplevel')
+  if (top === undefined || realpathSync(top) !== realpathSync(root)) {
+    return { version, revision: 'unknown', dirty: null }
+  }
+  const revision = git(root, 'rev-parse', '--short=12', 'HEAD') ?? 'unknown'
+  const status = git(root, 'status', '--porcelain')
+  return { version, revision, dirty: status === undefined ? null : status !== '' }
+}
+
+/** From the sources as from the compiled tree, which is a level deeper. */
+function packageRoot(folder: string): string {
+  return existsSync(join(folder, 'package.json')) ? folder : packageRoot(dirname(folder))
 }
 
 function read(path: string): string {
@@ -67,10 +90,10 @@ function read(path: string): string {
   }
 }
 
-function git(...args: string[]): string | undefined {
+function git(cwd: string, ...args: string[]): string | undefined {
   try {
     return execFileSync('git', args, {
-      cwd: import.meta.dirname,
+      cwd,
       stdio: ['ignore', 'pipe', 'ignore'],
       encoding: 'utf8',
     }).trim()
