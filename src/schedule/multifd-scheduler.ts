@@ -8,7 +8,7 @@
 
 import assert from 'node:assert/strict'
 import { CHANNELS_MAX, PAGE_SIZE_BYTES } from '../kit/limits.ts'
-import type { Charge, RateLimiter } from './rate-limiter.ts'
+import type { BandwidthGate, Charge } from './rate-limiter.ts'
 import type { Extent } from './round-plan.ts'
 
 /**
@@ -49,7 +49,7 @@ interface ChannelState {
  * A failed migration ends with its scheduler; there is nothing to undo.
  */
 export class MultifdScheduler {
-  readonly #limiter: RateLimiter
+  readonly #limiter: BandwidthGate
   readonly #channels: ChannelState[]
   /** Per channel, the length of its `placed`. */
   readonly #heldCounts: Uint32Array
@@ -64,7 +64,7 @@ export class MultifdScheduler {
   #lastServed: number
 
   /** @param options.channels 1..255. */
-  constructor(options: { channels: number; rateLimiter: RateLimiter }) {
+  constructor(options: { channels: number; rateLimiter: BandwidthGate }) {
     const { channels, rateLimiter } = options
     assert(
       Number.isInteger(channels) && channels >= 1 && channels <= CHANNELS_MAX,

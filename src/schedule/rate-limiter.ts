@@ -23,6 +23,12 @@ export interface Charge {
   readonly priceMs: number
 }
 
+/** What a sender asks before it starts something: the limiter, or its account of a shared one. */
+export type BandwidthGate = Pick<
+  RateLimiter,
+  'bytesPerSecond' | 'mayStart' | 'charge' | 'settle' | 'waitMs'
+>
+
 /**
  * Bandwidth limit of a whole migration: all channels and the main channel together. May be changed
  * at any time. `nowMs` is a monotonic clock in milliseconds, the same one in every call
