@@ -47,6 +47,7 @@
     ],
     "binding_sources": [
       "native/binding/addon.cc",
+      "native/binding/channel_options.cc",
       "native/binding/channels.cc",
       "native/binding/convert.cc",
       "native/binding/doctor.cc",

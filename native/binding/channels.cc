@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "binding/channel_options.h"
 #include "binding/guest_memory.h"
 #include "binding/io_uring.h"
 #include "binding/payload_options.h"
@@ -10,23 +11,6 @@
 
 namespace multifd::binding {
 namespace {
-
-Result<Endpoint> to_endpoint(const Napi::Object& options) {
-  const std::string path = get_string(options, "path");
-  if (!path.empty()) return Endpoint::unix_path(path);
-  return Endpoint::tcp(get_string(options, "host"),
-                       static_cast<uint16_t>(get_uint64(options, "port")));
-}
-
-// The cells lie in a Float64Array that the new object keeps alive.
-template <typename Counter>
-CounterCell* counter_cells(const Napi::Object& options) {
-  const Napi::Value value = options.Get("counters");
-  if (!value.IsTypedArray()) return nullptr;
-  auto cells = value.As<Napi::Float64Array>();
-  if (cells.ElementLength() < static_cast<size_t>(Counter::kCount)) return nullptr;
-  return reinterpret_cast<CounterCell*>(cells.Data());
-}
 
 Error not_ours(const char* what) {
   return Error::make(ErrorCode::kClosed, "the %s was closed, or is not one of ours", what);
@@ -146,7 +130,7 @@ Napi::Value SendChannelWrap::create(const Napi::CallbackInfo& info) {
   options.high_water_bytes = get_uint64(object, "highWaterBytes");
   options.low_water_bytes = get_uint64(object, "lowWaterBytes");
   options.zero_copy_until_bytes = get_uint64(object, "zeroCopyUntilBytes");
-  options.counters = counter_cells<SendCounter>(object);
+  options.counters = counter_cells(object, kSendCounterNames.size());
   if (options.counters == nullptr) return to_js(env, not_ours("counter array"));
   auto encoder = to_encoder(object);
   if (!encoder) return to_js(env, encoder.error());
@@ -238,7 +222,7 @@ Napi::Value ReceiveChannelWrap::create(const Napi::CallbackInfo& info) {
   const auto object = info[2].As<Napi::Object>();
   ReceiveChannelOptions options;
   options.channel_id = connection->state()->initial.channel_id;
-  options.counters = counter_cells<ReceiveCounter>(object);
+  options.counters = counter_cells(object, kReceiveCounterNames.size());
   if (options.counters == nullptr) return to_js(env, not_ours("counter array"));
   auto decoder = to_decoder(object);
   if (!decoder) return to_js(env, decoder.error());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "binding/channel_options.h"
 #include "binding/channels.h"
 #include "binding/payload_options.h"
 #include "binding/work.h"
@@ -11,22 +12,6 @@ namespace {
 
 Error not_ours(const char* what) {
   return Error::make(ErrorCode::kClosed, "the relay's %s were closed, or are not ours", what);
-}
-
-Result<Endpoint> to_endpoint(const Napi::Object& options) {
-  const std::string path = get_string(options, "path");
-  if (!path.empty()) return Endpoint::unix_path(path);
-  return Endpoint::tcp(get_string(options, "host"),
-                       static_cast<uint16_t>(get_uint64(options, "port")));
-}
-
-// At least `count` cells, in a Float64Array that the new object keeps alive; else null.
-CounterCell* counter_cells(const Napi::Object& options, size_t count) {
-  const Napi::Value value = options.Get("counters");
-  if (!value.IsTypedArray()) return nullptr;
-  auto cells = value.As<Napi::Float64Array>();
-  if (cells.ElementLength() < count) return nullptr;
-  return reinterpret_cast<CounterCell*>(cells.Data());
 }
 
 Result<std::vector<std::unique_ptr<PayloadEncoder>>> make_encoders(const Napi::Object& options) {

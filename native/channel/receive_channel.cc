@@ -50,15 +50,10 @@ ReceiveChannel::~ReceiveChannel() {
   join();
 }
 
-void ReceiveChannel::release_sync() {
-  syncs_released_.fetch_add(1, std::memory_order_release);  // pairs with park_at_sync()
-  syncs_released_.notify_one();
-}
-
 void ReceiveChannel::interrupt() {
   // The fd is closed only after join(), so the number is still ours.
   ::shutdown(socket_, SHUT_RDWR);
-  release_sync();  // a changed value ends the wait; the stop flag is looked at first
+  park_.release();  // the stop flag is set: the wait ends
 }
 
 void ReceiveChannel::release_resources() { fd_.reset(); }
@@ -96,7 +91,8 @@ Result<void> ReceiveChannel::receive() {
     if (sync) {
       ++syncs_;
       publish();
-      if (!park_at_sync()) return {};
+      emit(EventKind::kSyncArrived);
+      if (!park_.wait(syncs_, stop_flag())) return {};
       more = read_header();
     } else if (packets_ % 2 == 0) {
       publish();
@@ -251,17 +247,6 @@ Result<bool> ReceiveChannel::read_fully(std::span<iovec> iov, size_t payload_byt
     advance(message, static_cast<size_t>(got));
   }
   return true;
-}
-
-// False: told to stop.
-bool ReceiveChannel::park_at_sync() {
-  emit(EventKind::kSyncArrived);
-  uint32_t released = syncs_released_.load(std::memory_order_acquire);
-  while (static_cast<int32_t>(released - syncs_) < 0 && !stopping()) {
-    syncs_released_.wait(released, std::memory_order_acquire);
-    released = syncs_released_.load(std::memory_order_acquire);
-  }
-  return !stopping();
 }
 
 void ReceiveChannel::publish() {

@@ -12,6 +12,7 @@
 #include "base/syscalls.h"
 #include "channel/channel_thread.h"
 #include "channel/counters.h"
+#include "channel/sync_park.h"
 #include "guest/dirty_bitmap.h"
 #include "guest/guest_memory.h"
 #include "payload/payload.h"
@@ -44,7 +45,7 @@ class ReceiveChannel final : public ChannelThread {
 
   // JavaScript thread: the main channel collected this channel's SYNC; read on. Each call releases
   // one SYNC, arrived or still to come; two are never merged.
-  void release_sync();
+  void release_sync() { park_.release(); }
 
  private:
   ReceiveChannel(UniqueFd fd, ReceiveChannelOptions options, std::shared_ptr<ReceiveGroup> group,
@@ -64,7 +65,6 @@ class ReceiveChannel final : public ChannelThread {
   Result<bool> read_fully(std::span<iovec> iov, size_t payload_bytes, size_t header_bytes);
   Result<void> place(const RamHeader& header);
   Result<void> apply_zero_page(const RamBlock& block, DirtyBitmap& received, uint64_t page);
-  bool park_at_sync();
   void publish();
 
   // Immutable after start.
@@ -73,7 +73,7 @@ class ReceiveChannel final : public ChannelThread {
   const int socket_;  // fd_'s number, for interrupt()
 
   // Shared atomics.
-  std::atomic<uint32_t> syncs_released_{0};
+  SyncPark park_;
 
   // Channel thread from start to join.
   std::optional<GuestMemory::Lease> lease_;

@@ -32,16 +32,11 @@ RelayChannel::~RelayChannel() {
   join();
 }
 
-void RelayChannel::release_sync() {
-  syncs_released_.fetch_add(1, std::memory_order_release);  // pairs with park_at_sync()
-  syncs_released_.notify_one();
-}
-
 // A thread may be held by a port, and the relay ends as a whole: the ports stop too.
 void RelayChannel::interrupt() {
   ::shutdown(socket_, SHUT_RDWR);  // the fd is closed only after join()
   ports_->stop();
-  release_sync();  // a changed value ends the wait; the stop flag is looked at first
+  park_.release();  // the stop flag is set: the wait ends
 }
 
 void RelayChannel::release_resources() { fd_.reset(); }
@@ -77,7 +72,9 @@ Result<void> RelayChannel::relay() {
     const bool sync = (header_.flags & kFlagSync) != 0;
     if (sync) ++syncs_;
     publish();
-    if (sync && !park_at_sync()) return {};
+    if (!sync) continue;
+    emit(EventKind::kSyncArrived);
+    if (!park_.wait(syncs_, stop_flag())) return {};
   }
 }
 
@@ -137,17 +134,6 @@ Result<bool> RelayChannel::read_fully(std::span<uint8_t> out, bool may_end) {
     iov = {static_cast<uint8_t*>(iov.iov_base) + got, iov.iov_len - static_cast<size_t>(got)};
   }
   return true;
-}
-
-// False: told to stop.
-bool RelayChannel::park_at_sync() {
-  emit(EventKind::kSyncArrived);
-  uint32_t released = syncs_released_.load(std::memory_order_acquire);
-  while (static_cast<int32_t>(released - syncs_) < 0 && !stopping()) {
-    syncs_released_.wait(released, std::memory_order_acquire);
-    released = syncs_released_.load(std::memory_order_acquire);
-  }
-  return !stopping();
 }
 
 void RelayChannel::publish() {

@@ -14,6 +14,7 @@
 #include "channel/channel_thread.h"
 #include "channel/counters.h"
 #include "channel/relay_ports.h"
+#include "channel/sync_park.h"
 #include "payload/payload.h"
 #include "wire/packet.h"
 
@@ -36,7 +37,7 @@ class RelayChannel final : public ChannelThread {
 
   // JavaScript thread: the SYNC went out on every port; read on. Each call releases one SYNC,
   // arrived or still to come.
-  void release_sync();
+  void release_sync() { park_.release(); }
 
  private:
   RelayChannel(UniqueFd fd, RelayChannelOptions options, std::shared_ptr<RelayPorts> ports,
@@ -50,7 +51,6 @@ class RelayChannel final : public ChannelThread {
   [[nodiscard]] Result<void> check_block() const;
   // False: the peer closed the connection in front of the first byte, or we were told to stop.
   Result<bool> read_fully(std::span<uint8_t> out, bool may_end);
-  bool park_at_sync();
   void publish();
 
   // Immutable after start.
@@ -59,7 +59,7 @@ class RelayChannel final : public ChannelThread {
   const int socket_;  // fd_'s number, for interrupt()
 
   // Shared atomics.
-  std::atomic<uint32_t> syncs_released_{0};
+  SyncPark park_;
 
   // Channel thread from start to join.
   UniqueFd fd_;
