@@ -3,12 +3,9 @@
 
 import { CommanderError, Option } from 'commander'
 import { CHANNELS_MAX } from '../kit/limits.ts'
+import { COMPRESSIONS } from '../kit/native.ts'
 import { sourceCommands } from '../snapshot/qemu-commands.ts'
-import {
-  CHANNELS_DEFAULT,
-  COMPRESSIONS,
-  type ReceiveSnapshotOptions,
-} from '../snapshot/receive-options.ts'
+import { CHANNELS_DEFAULT, type ReceiveSnapshotOptions } from '../snapshot/receive-options.ts'
 import { type Reception, receiveSnapshot } from '../snapshot/receive-snapshot.ts'
 import type { ReceptionProgress, ReceptionResult } from '../snapshot/reception.ts'
 import { orWrongUsage, wholeNumberOf } from './arguments.ts'

@@ -4,12 +4,12 @@
 
 import { Option } from 'commander'
 import { CHANNELS_MAX } from '../kit/limits.ts'
+import { COMPRESSIONS } from '../kit/native.ts'
 import type { RelayProgress } from '../relay/progress.ts'
 import { destinationCommands } from '../relay/qemu-setup.ts'
 import { type Relay, relay as startRelay } from '../relay/relay.ts'
 import {
   checkRelayOptions,
-  RELAY_COMPRESSIONS,
   type RelayCompression,
   type RelayOptions,
   sidesOf,
@@ -99,7 +99,7 @@ export const relay: CommandDeclaration = {
 }
 
 function methodOption(flags: string, description: string): Option {
-  return new Option(flags, description).choices(RELAY_COMPRESSIONS)
+  return new Option(flags, description).choices(COMPRESSIONS)
 }
 
 function toOptions(flags: Flags, signal: AbortSignal): RelayOptions {

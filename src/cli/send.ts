@@ -3,10 +3,11 @@
 
 import { Option } from 'commander'
 import { CHANNELS_MAX } from '../kit/limits.ts'
+import { COMPRESSIONS } from '../kit/native.ts'
 import { ENGINES, ZERO_COPY } from '../schedule/engine-choice.ts'
 import { isHashed } from '../snapshot/manifest.ts'
 import { destinationRecipe } from '../snapshot/qemu-advice.ts'
-import { CHANNELS_DEFAULT, COMPRESSIONS } from '../snapshot/receive-options.ts'
+import { CHANNELS_DEFAULT } from '../snapshot/receive-options.ts'
 import { DIALECTS, type SendSnapshotOptions } from '../snapshot/send-options.ts'
 import type { SendOutcome, SendProgress } from '../snapshot/send-progress.ts'
 import { type SnapshotSending, sendSnapshot } from '../snapshot/send-snapshot.ts'

@@ -178,7 +178,8 @@ export interface NativeSendChannelOptions extends NativeEndpoint {
 }
 
 /** QEMU's `multifd-compression`; zstd only where its library was there at build time. */
-export type NativeCompression = 'none' | 'zlib' | 'zstd'
+export const COMPRESSIONS = ['none', 'zlib', 'zstd'] as const
+export type NativeCompression = (typeof COMPRESSIONS)[number]
 
 export interface NativeCompressionMethod {
   name: NativeCompression

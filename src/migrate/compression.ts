@@ -3,7 +3,12 @@
 // one is not to be had, come from there.
 
 import { MultifdError } from '../kit/errors.ts'
-import { type NativeCompression, type NativeCompressionMethod, native } from '../kit/native.ts'
+import {
+  COMPRESSIONS,
+  type NativeCompression,
+  type NativeCompressionMethod,
+  native,
+} from '../kit/native.ts'
 import { oneOf, wholeNumber } from '../kit/options.ts'
 
 export interface CompressionSettings {
@@ -22,9 +27,7 @@ export function checkCompression(options: {
   zeroCopy: string
 }): CompressionSettings {
   const { compressionLevel: level, zeroCopy } = options
-  const methods = native().compressionMethods()
-  const names = methods.map(({ name }) => name)
-  const compression = oneOf('compression', options.compression ?? 'none', names)
+  const compression = oneOf('compression', options.compression ?? 'none', COMPRESSIONS)
   if (compression === 'none') {
     if (level === undefined) return { compression, compressionLevel: undefined }
     throw new TypeError("compressionLevel is for compression 'zlib' or 'zstd', got 'none'")
@@ -32,18 +35,28 @@ export function checkCompression(options: {
   if (zeroCopy === 'on') {
     throw new TypeError("zeroCopy 'on' sends pages as they are: it does not go with compression")
   }
-  const { levelDefault, levelMin, levelMax } = requireCompression(compression)
-  return {
-    compression,
-    compressionLevel: wholeNumber('compressionLevel', level ?? levelDefault, levelMin, levelMax),
-  }
+  requireCompression(compression)
+  return { compression, compressionLevel: checkLevel('compressionLevel', compression, level) }
+}
+
+/** QEMU's levels of the method, and its default. @throws RangeError naming the option */
+export function checkLevel(
+  option: string,
+  name: NativeCompression,
+  level: number | undefined,
+): number {
+  const { levelDefault, levelMin, levelMax } = methodOf(name)
+  return wholeNumber(option, level ?? levelDefault, levelMin, levelMax)
 }
 
 /** @throws MultifdError ERR_MULTIFD_UNSUPPORTED, with how to get it, where this build lacks it. */
 export function requireCompression(name: NativeCompression): NativeCompressionMethod {
-  const method = native()
-    .compressionMethods()
-    .find((candidate) => candidate.name === name)
-  if (method !== undefined && method.reason === '') return method
-  throw new MultifdError('ERR_MULTIFD_UNSUPPORTED', method?.reason ?? `there is no ${name}`)
+  const method = methodOf(name)
+  if (method.reason === '') return method
+  throw new MultifdError('ERR_MULTIFD_UNSUPPORTED', method.reason)
+}
+
+function methodOf(name: NativeCompression): NativeCompressionMethod {
+  const methods = native().compressionMethods()
+  return methods.find((method) => method.name === name) as NativeCompressionMethod
 }

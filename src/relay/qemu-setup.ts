@@ -19,9 +19,3 @@ export function multifdCommands({ channels, compression }: QemuSide): QemuComman
     setParameter('multifd-compression', compression),
   ]
 }
-
-/** For the end of a sentence: the commands for the human monitor, and for QMP. */
-export function inWords(commands: readonly QemuCommand[]): string {
-  const hmp = commands.map((command) => `"${command.hmp}"`).join(', ')
-  return `HMP ${hmp}, or QMP ${commands.map((command) => command.qmp).join(' ')}`
-}

@@ -1,6 +1,7 @@
 // The options of a relay, checked once, with their defaults.
 
 import { CHANNELS_MAX } from '../kit/limits.ts'
+import { COMPRESSIONS, type NativeCompression } from '../kit/native.ts'
 import {
   oneOf,
   optionalBoolean,
@@ -8,10 +9,10 @@ import {
   refuseUnknown,
   wholeNumber,
 } from '../kit/options.ts'
+import { checkLevel } from '../migrate/compression.ts'
 import { checkTimeout } from '../migrate/source-options.ts'
 
-export type RelayCompression = 'none' | 'zlib' | 'zstd'
-export const RELAY_COMPRESSIONS: readonly RelayCompression[] = ['none', 'zlib', 'zstd']
+export type RelayCompression = NativeCompression
 
 export interface RelayOptions {
   /**
@@ -86,8 +87,6 @@ const NAMES = [
   'signal',
 ]
 
-const LEVELS_MAX = { none: 0, zlib: 9, zstd: 20 }
-
 /** @throws TypeError or RangeError naming the option and what it got. */
 export function checkRelayOptions(options: RelayOptions): RelaySettings {
   refuseUnknown('relay', options, NAMES)
@@ -101,18 +100,14 @@ export function checkRelayOptions(options: RelayOptions): RelaySettings {
         'with multifd sends',
     )
   }
-  const compression = oneOf('compression', options.compression ?? 'none', RELAY_COMPRESSIONS)
-  const toCompression = oneOf(
-    'toCompression',
-    options.toCompression ?? compression,
-    RELAY_COMPRESSIONS,
-  )
+  const compression = oneOf('compression', options.compression ?? 'none', COMPRESSIONS)
+  const toCompression = oneOf('toCompression', options.toCompression ?? compression, COMPRESSIONS)
   const level = options.toCompressionLevel
   if (level !== undefined && toCompression === 'none') {
     throw new TypeError('toCompressionLevel needs a toCompression: zlib or zstd')
   }
   if (level !== undefined) {
-    wholeNumber('toCompressionLevel', level, 0, LEVELS_MAX[toCompression])
+    checkLevel('toCompressionLevel', toCompression, level)
   }
   return {
     multifdChannels: channels,

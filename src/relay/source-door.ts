@@ -5,8 +5,9 @@ import { Acceptor } from '../channel/accept.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
 import type { NativeConnection, NativeEndpoint } from '../kit/native.ts'
+import { inWords } from '../snapshot/qemu-commands.ts'
 import { formatUuid, sameUuid } from '../wire/uuid.ts'
-import { inWords, multifdCommands } from './qemu-setup.ts'
+import { multifdCommands } from './qemu-setup.ts'
 import type { RelaySettings } from './relay-options.ts'
 
 export class SourceDoor {

@@ -1,7 +1,8 @@
 // What a relay says when it fails as a whole: the sentences, with what the operator has to do.
 
 import { MultifdError } from '../kit/errors.ts'
-import { inWords, multifdCommands } from './qemu-setup.ts'
+import { inWords } from '../snapshot/qemu-commands.ts'
+import { multifdCommands } from './qemu-setup.ts'
 import { type RelaySettings, sidesOf } from './relay-options.ts'
 
 export function aborted(cause: unknown): MultifdError {

@@ -38,9 +38,14 @@ export function sourceCommands(settings: {
 }
 
 /** For the end of a sentence: the commands in both languages. */
-export function atTheSource(...commands: QemuCommand[]): string {
+export function inWords(commands: readonly QemuCommand[]): string {
   const hmp = commands.map((command) => `"${command.hmp}"`).join(', ')
-  return `at the source, HMP ${hmp}, or QMP ${commands.map((command) => command.qmp).join(' ')}`
+  return `HMP ${hmp}, or QMP ${commands.map((command) => command.qmp).join(' ')}`
+}
+
+/** The same, for commands that only the source needs. */
+export function atTheSource(...commands: QemuCommand[]): string {
+  return `at the source, ${inWords(commands)}`
 }
 
 function qmp(execute: string, commandArguments: object): string {

@@ -1,7 +1,7 @@
 // The options of receiving a snapshot, checked once, with their defaults.
 
 import { CHANNELS_MAX } from '../kit/limits.ts'
-import type { NativeCompression } from '../kit/native.ts'
+import { COMPRESSIONS, type NativeCompression } from '../kit/native.ts'
 import {
   oneOf,
   optionalBoolean,
@@ -60,7 +60,6 @@ export interface ReceiveSettings {
 }
 
 export const CHANNELS_DEFAULT = 2
-export const COMPRESSIONS: readonly NativeCompression[] = ['none', 'zlib', 'zstd']
 
 const NAMES = [
   'directory',

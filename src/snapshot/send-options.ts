@@ -2,7 +2,7 @@
 // source where they mean the same.
 
 import { CHANNELS_MAX } from '../kit/limits.ts'
-import type { NativeCompression } from '../kit/native.ts'
+import { COMPRESSIONS, type NativeCompression } from '../kit/native.ts'
 import {
   describe,
   oneOf,
@@ -11,10 +11,11 @@ import {
   refuseUnknown,
   wholeNumber,
 } from '../kit/options.ts'
+import { checkLevel } from '../migrate/compression.ts'
 import { checkTimeout, checkUuid } from '../migrate/source-options.ts'
 import { ENGINES, ZERO_COPY } from '../schedule/engine-choice.ts'
 import type { Dialect } from '../wire/dialect.ts'
-import { CHANNELS_DEFAULT, COMPRESSIONS } from './receive-options.ts'
+import { CHANNELS_DEFAULT } from './receive-options.ts'
 
 export interface SendSnapshotOptions {
   /**
@@ -104,7 +105,7 @@ export function checkSendOptions(options: SendSnapshotOptions): SendSettings {
     dialect: dialect === undefined ? undefined : oneOf('dialect', dialect, DIALECTS),
     uuid: uuid === undefined ? undefined : checkUuid(uuid),
     compression,
-    compressionLevel: checkLevel(options.compressionLevel, compression),
+    compressionLevel: levelOf(options.compressionLevel, compression),
     engine: oneOf('engine', options.engine ?? 'auto', ENGINES),
     zeroCopy,
     maxBandwidthBytesPerSecond: wholeNumber(
@@ -120,12 +121,10 @@ export function checkSendOptions(options: SendSnapshotOptions): SendSettings {
   }
 }
 
-function checkLevel(level: number | undefined, compression: NativeCompression): number | undefined {
-  if (compression === 'none') {
-    if (level === undefined) return undefined
-    throw new TypeError("compressionLevel is for compression 'zlib' or 'zstd', got 'none'")
-  }
-  return wholeNumber('compressionLevel', level ?? 1, 0, compression === 'zlib' ? 9 : 20)
+function levelOf(level: number | undefined, compression: NativeCompression): number | undefined {
+  if (compression !== 'none') return checkLevel('compressionLevel', compression, level)
+  if (level === undefined) return undefined
+  throw new TypeError("compressionLevel is for compression 'zlib' or 'zstd', got 'none'")
 }
 
 /** One URI, or several. @throws TypeError unless there is at least one. */

@@ -5,8 +5,8 @@
 import { parseUri } from '../channel/uri.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
-import { type NativeCompression, native } from '../kit/native.ts'
 import { requireString } from '../kit/options.ts'
+import { requireCompression } from '../migrate/compression.ts'
 import { ProgressStream } from '../migrate/progress-stream.ts'
 import { asMultifdError } from '../migrate/teardown.ts'
 import { Replay } from './replay.ts'
@@ -89,7 +89,8 @@ class Sending implements SnapshotSending {
   async #run(): Promise<SendOutcome[]> {
     const timer = setInterval(() => this.#report(), PROGRESS_INTERVAL_MS)
     try {
-      checkCompression(this.#settings.compression)
+      // Before anybody is connected: a QEMU that loses its source ends.
+      requireCompression(this.#settings.compression)
       const snapshot = await loadSnapshot(this.#directory, this.#settings)
       if (this.#settings.signal?.aborted) throw aborted(this.#settings.signal)
       this.#replays = this.#uris.map((uri) => new Replay(snapshot, this.#settings, uri))
@@ -110,15 +111,6 @@ class Sending implements SnapshotSending {
       destinations: this.#replays.map((replay) => replay.progress()),
     })
   }
-}
-
-/** Before anybody is connected: a QEMU that loses its source ends. */
-function checkCompression(name: NativeCompression): void {
-  const method = native()
-    .compressionMethods()
-    .find((one) => one.name === name)
-  if (method === undefined || method.reason === '') return
-  throw new MultifdError('ERR_MULTIFD_UNSUPPORTED', method.reason)
 }
 
 function aborted(signal: AbortSignal): MultifdError {
