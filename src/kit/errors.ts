@@ -18,7 +18,7 @@ export const ERROR_CODES = [
   'ERR_MULTIFD_STATE',
   /** A bound of this implementation was exceeded. */
   'ERR_MULTIFD_LIMIT',
-  /** The peer was silent for longer than the stated time. */
+  /** The peer, or a call into a device, took longer than the stated time. */
   'ERR_MULTIFD_TIMEOUT',
   /** The caller's AbortSignal fired; its reason is the `cause`. */
   'ERR_MULTIFD_ABORTED',
@@ -26,7 +26,7 @@ export const ERROR_CODES = [
   'ERR_MULTIFD_CLOSED',
   /** The native addon could not be loaded. */
   'ERR_MULTIFD_NATIVE_LOAD',
-  /** The VMM's own callback (stop, resume, save, load) threw. */
+  /** A callback of the VMM (stop, resume, or of a device) threw, or gave what it must not. */
   'ERR_MULTIFD_VMM',
   /** A snapshot's directory or one of its files: missing, altered, damaged, not to be written. */
   'ERR_MULTIFD_SNAPSHOT',

@@ -94,9 +94,14 @@ export async function callVmm<T>(what: string, call: () => T | Promise<T>): Prom
   try {
     return await call()
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause)
-    throw new MultifdError('ERR_MULTIFD_VMM', `${what} failed: ${reason}`, { cause })
+    throw vmmFailure(what, cause)
   }
+}
+
+/** The error of a call into the VMM that threw. */
+export function vmmFailure(what: string, cause: unknown): MultifdError {
+  const reason = cause instanceof Error ? cause.message : String(cause)
+  return new MultifdError('ERR_MULTIFD_VMM', `${what} failed: ${reason}`, { cause })
 }
 
 /** Saves one device and checks what it gave. */
