@@ -11,6 +11,7 @@ import { differingPages, knownRam, writeKnownRam } from '../../bench/qemu/ram.ts
 import { ScratchFolder } from '../../bench/qemu/scratch-folder.ts'
 import { qemuToQemu, sameRam } from '../../bench/qemu/transfer.ts'
 import { TYPESCRIPT_ARGUMENTS } from '../support/child.ts'
+import { expectGuestStays } from '../support/qemu/guest-stays.ts'
 import { qemuOrSkip } from '../support/qemu/qemu-or-skip.ts'
 
 const MEMORY_BYTES = GUEST_MEMORY_BYTES
@@ -145,7 +146,7 @@ describe('a running guest', () => {
     expect(await guest.counterBeyond(stopped)).toBeGreaterThan(stopped)
   })
 
-  it('resumes at the source when the destination dies', async () => {
+  it('resumes at the source when the destination dies', async (context) => {
     const guest = { windowBytes: 8 << 20 } // 8 s at that limit
     await using source = await QemuGuest.start({ name: 'source', guest })
     await using destination = await QemuGuest.start({ ...incoming, guest })
@@ -155,9 +156,7 @@ describe('a running guest', () => {
     await source.migrate(await destination.incoming())
     await source.waitFor('active')
     expect((await destination.kill()).signal).toBe('SIGKILL')
-    await expect(source.waitFor('completed')).rejects.toThrow('the migration ended "failed"')
-    await source.waitForRunState('running')
-    await source.counterBeyond(await source.counter())
+    await expectGuestStays(context, source)
   })
 })
 
