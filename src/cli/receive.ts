@@ -2,6 +2,7 @@
 // QEMU, shows how far it is, and leaves the work to receiveSnapshot.
 
 import { CommanderError, Option } from 'commander'
+import { formatBytes } from '../kit/format.ts'
 import { CHANNELS_MAX } from '../kit/limits.ts'
 import { COMPRESSIONS } from '../kit/native.ts'
 import { sourceCommands } from '../snapshot/qemu-commands.ts'
@@ -11,7 +12,7 @@ import type { ReceptionProgress, ReceptionResult } from '../snapshot/reception.t
 import { orWrongUsage, wholeNumberOf } from './arguments.ts'
 import { type CommandDeclaration, EXIT_FAILED } from './command.ts'
 import { listenForInterrupts } from './interrupts.ts'
-import { formatBytes, formatSeconds, StatusLine } from './status-line.ts'
+import { formatSeconds, StatusLine } from './status-line.ts'
 
 const SECONDS_MAX = 24 * 3600
 

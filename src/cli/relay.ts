@@ -3,6 +3,7 @@
 // signals.
 
 import { Option } from 'commander'
+import { formatBytes } from '../kit/format.ts'
 import { CHANNELS_MAX } from '../kit/limits.ts'
 import { COMPRESSIONS } from '../kit/native.ts'
 import type { RelayProgress } from '../relay/progress.ts'
@@ -17,7 +18,7 @@ import {
 import { type QemuCommand, sourceCommands } from '../snapshot/qemu-commands.ts'
 import { orWrongUsage, wholeNumberOf } from './arguments.ts'
 import { type CommandDeclaration, EXIT_FAILED } from './command.ts'
-import { formatBytes, formatSeconds, StatusLine } from './status-line.ts'
+import { formatSeconds, StatusLine } from './status-line.ts'
 
 const SECONDS_MAX = 24 * 3600
 const LEVEL_MAX = 20

@@ -2,6 +2,7 @@
 // need, shows how far each is, and leaves the work to sendSnapshot.
 
 import { Option } from 'commander'
+import { formatBytes } from '../kit/format.ts'
 import { CHANNELS_MAX } from '../kit/limits.ts'
 import { COMPRESSIONS } from '../kit/native.ts'
 import { ENGINES, ZERO_COPY } from '../schedule/engine-choice.ts'
@@ -15,7 +16,7 @@ import { readManifest } from '../snapshot/snapshot-directory.ts'
 import { orWrongUsage, wholeNumberOf } from './arguments.ts'
 import { type CommandDeclaration, EXIT_FAILED } from './command.ts'
 import { listenForInterrupts } from './interrupts.ts'
-import { formatBytes, formatSeconds, StatusLine } from './status-line.ts'
+import { formatSeconds, StatusLine } from './status-line.ts'
 
 const SECONDS_MAX = 24 * 3600
 const BANDWIDTH_MAX = Number.MAX_SAFE_INTEGER

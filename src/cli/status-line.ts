@@ -25,18 +25,6 @@ export class StatusLine {
   }
 }
 
-/** `1.50 GiB`, `12.3 MiB`. */
-export function formatBytes(bytes: number): string {
-  const units = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB']
-  let amount = bytes
-  let unit = 0
-  while (amount >= 1024 && unit < units.length - 1) {
-    amount /= 1024
-    unit += 1
-  }
-  return `${unit === 0 ? amount : amount.toPrecision(3)} ${units[unit]}`
-}
-
 export function formatSeconds(milliseconds: number): string {
   return `${(milliseconds / 1000).toFixed(1)} s`
 }
