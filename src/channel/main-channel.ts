@@ -10,6 +10,8 @@ import { formatUri } from './uri.ts'
 /** The migration is decided when we close: a peer that does not answer costs no more than this. */
 const LINGER_MS = 1000
 
+const NOTHING = new Uint8Array(0)
+
 export interface MainChannelListener {
   data(bytes: Uint8Array): void
   /** The peer ended its stream in an orderly way. */
@@ -21,14 +23,20 @@ export interface MainChannelListener {
 export class MainChannel {
   readonly #socket: Socket
   #destroyed = false
+  /** The end of the peer's stream was read, and it is not known yet what kind of end it was. */
+  #inDoubt = false
 
   private constructor(socket: Socket, listener: MainChannelListener) {
     this.#socket = socket
     socket.setNoDelay(true)
     socket.on('data', (bytes: Uint8Array) => listener.data(bytes))
-    socket.on('end', () => listener.ended())
+    socket.on('end', () => this.#peerEnded(listener))
     socket.on('error', (cause: NodeJS.ErrnoException) => {
-      if (!this.#destroyed) listener.failed(broken(cause))
+      if (this.#destroyed) return
+      // A TCP connection that had ended in order says EPIPE, whatever came after that end. A UNIX
+      // socket says it of every peer that is gone.
+      if (this.#inDoubt && cause.code === 'EPIPE') listener.ended()
+      else listener.failed(broken(cause))
     })
   }
 
@@ -100,6 +108,25 @@ export class MainChannel {
     this.#socket.once('end', () => this.destroy())
     await closed
     clearTimeout(timer)
+  }
+
+  /**
+   * libuv reports a reset that arrives together with data as the end of the stream. Who owns the
+   * guest may hang on the difference, and the kernel still knows it: a write of nothing to a
+   * connection that was reset fails. While bytes of ours are queued there is no need to know, as
+   * the peer cannot have everything.
+   */
+  #peerEnded(listener: MainChannelListener): void {
+    if (this.#socket.writableEnded || this.#socket.writableLength > 0) {
+      listener.ended()
+      return
+    }
+    this.#inDoubt = true
+    this.#socket.write(NOTHING, (error) => {
+      if (error) return // the socket's error says it
+      this.#inDoubt = false
+      if (!this.#destroyed) listener.ended()
+    })
   }
 
   /** Closes at once. */
