@@ -1,11 +1,11 @@
 // The relay's main channel to the destination: bytes go out, answers come back and are understood,
-// and how it ends is put in terms of who may have the guest (ownership.ts).
+// and how it ends is put in terms of who may have the guest (src/migrate/ownership.ts).
 
 import { MainChannel } from '../channel/main-channel.ts'
 import { MultifdError } from '../kit/errors.ts'
 import type { NativeEndpoint } from '../kit/native.ts'
+import type { DestinationEnd } from '../migrate/ownership.ts'
 import { type ReturnPathEvent, ReturnPathReader } from '../wire/return-path.ts'
-import type { DestinationEnd } from './ownership.ts'
 
 export interface DestinationListener {
   /** PONG or SWITCHOVER_ACK, for the source. */

@@ -9,6 +9,7 @@ import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
 import type { NativeConnection, NativeEndpoint } from '../kit/native.ts'
 import { trace } from '../kit/trace.ts'
+import { type DestinationEnd, verdictOf } from '../migrate/ownership.ts'
 import { ProgressStream } from '../migrate/progress-stream.ts'
 import type { MigrationStatus } from '../migrate/status.ts'
 import { asMultifdError, FirstError } from '../migrate/teardown.ts'
@@ -16,7 +17,6 @@ import { Watchdog } from '../migrate/watchdog.ts'
 import { encodePong, encodeShut, encodeSwitchoverAck } from '../wire/return-path.ts'
 import { DestinationStream } from './destination-stream.ts'
 import { Forwarding } from './forwarding.ts'
-import { type DestinationEnd, verdictOf } from './ownership.ts'
 import type { RelayCounts, RelayProgress, RelayResult } from './progress.ts'
 import type { RelaySettings } from './relay-options.ts'
 import { SourceDoor } from './source-door.ts'
@@ -210,8 +210,8 @@ export class RelaySession {
   }
 
   #destinationEnded(end: DestinationEnd, error: MultifdError): void {
-    const verdict = verdictOf(this.#handedOver, end)
-    if (verdict === 'completed') this.#answer.resolve()
+    const verdict = verdictOf('qemu', this.#handedOver, end)
+    if (verdict === 'given') this.#answer.resolve()
     else if (verdict === 'unknown') this.#doubt(error)
     else this.#fail(error, 'decided')
   }

@@ -6,6 +6,7 @@ import { MainChannel } from '../channel/main-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
 import type { NativeEndpoint } from '../kit/native.ts'
+import { type DestinationEnd, verdictOf } from '../migrate/ownership.ts'
 import { concatBytes } from '../wire/bytes.ts'
 import type { Dialect } from '../wire/dialect.ts'
 import {
@@ -54,6 +55,8 @@ export class ReplayWire {
   #lastPong = 0
   #allSent = false
   #isLoaded = false
+  /** How QEMU's part ended: what came first. */
+  #end: DestinationEnd | undefined
 
   private constructor(main: MainChannel, fail: (error: MultifdError) => void) {
     this.#main = main
@@ -82,7 +85,8 @@ export class ReplayWire {
   }
   /** QEMU may have all it needs to let the guest run, and has not said so. */
   get inDoubt(): boolean {
-    return this.#allSent && !this.#isLoaded
+    if (this.#isLoaded) return false
+    return verdictOf('qemu', this.#allSent, this.#end ?? 'silent') === 'unknown'
   }
   get writtenBytes(): number {
     return this.#main.writtenBytes
@@ -168,20 +172,25 @@ export class ReplayWire {
   received(bytes: Uint8Array): void {
     const { events, error } = this.#reader.push(bytes)
     for (const event of events) this.#take(event)
-    if (error !== undefined) this.#fail(error)
+    if (error === undefined) return
+    this.#end ??= 'garbled'
+    this.#fail(error)
   }
 
   /** @internal */
   peerEnded(): void {
     if (this.#isLoaded) return
     const end = this.#reader.end()
+    this.#end ??= end.ok ? 'closed' : 'garbled'
     const closed = new MultifdError('ERR_MULTIFD_PEER_CLOSED', 'QEMU closed the main channel')
     this.#fail(end.ok ? closed : end.error)
   }
 
   /** @internal */
   broke(error: MultifdError): void {
-    if (!this.#isLoaded) this.#fail(error) // a QEMU that has everything may go
+    if (this.#isLoaded) return // a QEMU that has everything may go
+    this.#end ??= 'broken'
+    this.#fail(error)
   }
 
   #take(event: ReturnPathEvent): void {
@@ -201,6 +210,7 @@ export class ReplayWire {
 
   #shut(status: number): void {
     if (status !== 0) {
+      this.#end ??= 'shut-failure'
       const sentence = `QEMU reported that loading the snapshot failed (SHUT ${status})`
       this.#fail(new MultifdError('ERR_MULTIFD_PEER_CLOSED', sentence))
     } else if (this.#allSent && this.#lastPong === RAM_LOADED) {
@@ -212,6 +222,7 @@ export class ReplayWire {
   }
 
   #refuse(problem: string): void {
+    this.#end ??= 'garbled'
     this.#fail(new MultifdError('ERR_MULTIFD_PROTOCOL', `return path: ${problem}`))
   }
 
