@@ -1,5 +1,7 @@
 // What the options of the convergence are when unset, and what is refused.
 
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { checkConvergence } from '../../src/migrate/convergence-options.ts'
 
@@ -30,5 +32,26 @@ describe('the options', () => {
   ])('%o is refused by name', (options, kind, sentence) => {
     expect(() => checkConvergence(options, false)).toThrow(kind)
     expect(() => checkConvergence(options, false)).toThrow(sentence)
+  })
+})
+
+describe('docs/convergence.md', () => {
+  const root = join(import.meta.dirname, '../..')
+  const text = readFileSync(join(root, 'docs/convergence.md'), 'utf8')
+  const rows = [...text.matchAll(/^\| `([\w-]+)` \| (?:`([\w-]+)`)?/gm)]
+
+  it('lists the options with their defaults', () => {
+    const listed = rows.flatMap(([, name, value]) => (value === undefined ? [] : [[name, value]]))
+    const defaults = Object.entries(checkConvergence({}, false))
+    expect(listed).toEqual(defaults.map(([name, value]) => [name, String(value)]))
+  })
+
+  it('lists the causes of decisions', () => {
+    const types = readFileSync(join(root, 'src/migrate/decision.ts'), 'utf8')
+    const union = /type DecisionCause =([\s\S]*?)\n\n/.exec(types)?.[1] ?? ''
+    const declared = [...union.matchAll(/'([\w-]+)'/g)].map(([, cause]) => cause)
+    const listed = rows.flatMap(([, name, value]) => (value === undefined ? [name] : []))
+    expect(declared.length).toBeGreaterThan(0)
+    expect(listed).toEqual(declared)
   })
 })
