@@ -79,6 +79,11 @@ export class Incoming {
       case 'device-state':
         await this.#load(event)
         return false
+      case 'device-section':
+        throw new MultifdError(
+          'ERR_MULTIFD_UNSUPPORTED',
+          `unknown section "${event.idstr}": only RAM can be sent while the guest runs`,
+        )
       case 'command':
         if (event.command === MIG_CMD_PING) await first.unless(wire.pong(event.data))
         return event.command === OWN_COMMAND_COMMIT && this.#acceptCommit()

@@ -86,9 +86,19 @@ export interface SectionEndEvent {
   sectionId: number
 }
 
-/** One whole device of one of our own sources, footer checked. */
+/** One whole device of one of our own sources, saved after the stop; footer checked. */
 export interface DeviceStateEvent extends SectionName {
   kind: 'device-state'
+  payload: Uint8Array
+}
+
+/**
+ * One section of a device of one of our own sources that has several, footer checked: START and any
+ * number of PARTs before the end of RAM, END after it.
+ */
+export interface DeviceSectionEvent extends SectionName {
+  kind: 'device-section'
+  type: 'start' | 'part' | 'end'
   payload: Uint8Array
 }
 
@@ -140,6 +150,7 @@ export type MainStreamEvent =
   | RamEosEvent
   | SectionEndEvent
   | DeviceStateEvent
+  | DeviceSectionEvent
   | CommandEvent
   | EofEvent
   | VmdescriptionEvent

@@ -188,7 +188,8 @@ export class MainStreamReader {
     if (this.#eofSeen) return this.#readTypeAfterEof(type)
     if (type === QEMU_VM_SECTION_FULL && !this.#own) return this.#beginTail()
     if (SECTION_TYPES.includes(type)) {
-      this.#sections.begin(type, this.#machine.capabilities.includes('x-ignore-shared'))
+      const gpaListed = this.#machine.capabilities.includes('x-ignore-shared')
+      this.#sections.begin(type, { gpaListed, own: this.#own })
       return this.#enter(() => this.#readSection(), 'a section')
     }
     if (type === QEMU_VM_EOF) return this.#readEof()
@@ -225,6 +226,10 @@ export class MainStreamReader {
 
   #readEof(): boolean {
     if (!this.#sections.ramOver) return this.#refuse('EOF comes before the end of the RAM section')
+    const unfinished = this.#sections.unfinishedDevice
+    if (unfinished !== undefined) {
+      return this.#refuse(`EOF comes before the end of section ${JSON.stringify(unfinished.idstr)}`)
+    }
     this.#queue.skip(1)
     this.#eofSeen = true
     this.#events.push({ kind: 'eof' })

@@ -56,17 +56,44 @@ export function encodeSectionFooter(sectionId: number): Uint8Array {
  * @throws RangeError if the payload is larger than DEVICE_STATE_BYTES_MAX or a field does not fit
  */
 export function encodeDeviceState(device: SectionName, payload: Uint8Array): Uint8Array {
+  return encodeDevice(encodeNamedSection(QEMU_VM_SECTION_FULL, device), device, payload)
+}
+
+/**
+ * The first section of a device that has several: names it for PART and END. Laid out as FULL.
+ * @throws RangeError as encodeDeviceState
+ */
+export function encodeDeviceStart(device: SectionName, payload: Uint8Array): Uint8Array {
+  return encodeDevice(encodeNamedSection(QEMU_VM_SECTION_START, device), device, payload)
+}
+
+/** A turn of a device while the guest runs; only after its START. @throws RangeError as above */
+export function encodeDevicePart(device: SectionName, payload: Uint8Array): Uint8Array {
+  const { sectionId } = device
+  return encodeDevice(
+    concatBytes(Uint8Array.of(QEMU_VM_SECTION_PART), be32(sectionId)),
+    device,
+    payload,
+  )
+}
+
+/** The last section of a device that has several, after RAM's END. @throws RangeError as above */
+export function encodeDeviceEnd(device: SectionName, payload: Uint8Array): Uint8Array {
+  const { sectionId } = device
+  return encodeDevice(
+    concatBytes(Uint8Array.of(QEMU_VM_SECTION_END), be32(sectionId)),
+    device,
+    payload,
+  )
+}
+
+function encodeDevice(begin: Uint8Array, device: SectionName, payload: Uint8Array): Uint8Array {
   checkUnsigned(
     `the payload of device ${device.idstr} in bytes`,
     payload.length,
     DEVICE_STATE_BYTES_MAX,
   )
-  return concatBytes(
-    encodeNamedSection(QEMU_VM_SECTION_FULL, device),
-    be32(payload.length),
-    payload,
-    encodeSectionFooter(device.sectionId),
-  )
+  return concatBytes(begin, be32(payload.length), payload, encodeSectionFooter(device.sectionId))
 }
 
 export function encodeOpenReturnPath(): Uint8Array {

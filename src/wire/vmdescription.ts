@@ -16,7 +16,10 @@ const SECTION_FRAMING_BYTES = 1 + 4 + 1 + 4 + 4 + 5
 /** QEMU nests subsections a few levels deep; the bound ends a hostile description. */
 const SUBSECTION_DEPTH_MAX = 32
 
-/** The vmdescription of our own devices: one `buffer` field named `data` each. */
+/**
+ * The vmdescription of our own devices: one `buffer` field named `data` each. It lists the FULL
+ * sections; what has START and END is left out, as RAM and QEMU's own iterable devices are.
+ */
 export function buildVmdescription(devices: readonly DeviceDescription[]): string {
   return JSON.stringify({
     page_size: PAGE_SIZE_BYTES,

@@ -6,7 +6,7 @@ import { once } from 'node:events'
 import { afterAll, beforeEach, describe, expect, it } from 'vitest'
 import type { Device } from '../../src/migrate/vmm.ts'
 import { concatBytes } from '../../src/wire/bytes.ts'
-import { encodePing, encodeRamSectionStart } from '../../src/wire/main-stream-writer.ts'
+import { encodeDeviceStart, encodePing } from '../../src/wire/main-stream-writer.ts'
 import { encodeShut } from '../../src/wire/return-path.ts'
 import { GUEST_BLOCK, GUEST_BYTES, GuardedGuest } from './guarded-guest.ts'
 import { attempt, census, expectRefusal, type Outcome, type Script } from './incoming-attempt.ts'
@@ -97,11 +97,8 @@ describe('the main stream is refused', () => {
   const blocks = (idstr: string, usedLength: number): Uint8Array[] => [
     own.ramStart([{ idstr, usedLength }]),
   ]
-  const unknownSection = concatBytes(
-    encodeRamSectionStart(own.RAM_SECTION).subarray(0, 5),
-    Uint8Array.of(4, ...new TextEncoder().encode('disk')),
-    new Uint8Array(8),
-  )
+  const disk = { sectionId: own.RAM_SECTION, idstr: 'disk', instanceId: 0, versionId: 1 }
+  const unknownSection = encodeDeviceStart(disk, Uint8Array.of(1))
   const streams: [string, string, Uint8Array[], RegExp][] = [
     [
       'with an unknown block',
