@@ -13,6 +13,8 @@ export {
 export { ERROR_CODES, type ErrorCode, type ErrorDetails, MultifdError } from './kit/errors.ts'
 export type { MigrationDestinationOptions } from './migrate/destination-options.ts'
 export type { ZeroCopyMode } from './migrate/flush-control.ts'
+export { decideBySignals, type Undecided } from './migrate/operator-signals.ts'
+export type { Owner } from './migrate/ownership.ts'
 export type {
   ChannelProgress,
   ChannelReport,

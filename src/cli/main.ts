@@ -6,12 +6,13 @@ import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../kit/native.ts'
 import { type CommandDeclaration, EXIT_FAILED, EXIT_USAGE } from './command.ts'
+import { decide } from './decide.ts'
 import { doctor } from './doctor.ts'
 import { receive } from './receive.ts'
 import { relay } from './relay.ts'
 import { send } from './send.ts'
 
-const COMMANDS: readonly CommandDeclaration[] = [doctor, receive, send, relay]
+const COMMANDS: readonly CommandDeclaration[] = [doctor, receive, send, relay, decide]
 
 outliveReaders()
 process.exitCode = await main(process.argv.slice(2))
