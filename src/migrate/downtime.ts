@@ -7,10 +7,12 @@ const RECENT_MAX = 8
 const SMALLER_MAX = 4
 /** Of the weight of the round after it. */
 const OLDER_WEIGHT = 0.5
-/** What a round may take longer than its bytes, without the bandwidth having changed. */
-const LATENCY_MS = 10
 /** How far bandwidths may lie apart and still be the same. */
 const CHANGE_FACTOR = 2
+/** A round may take this much longer without that: a busy event loop, a thread that must wait. */
+const HELD_UP_MS = 100
+/** Or this much less: what a socket buffer takes at once is not sent yet. */
+const BUFFERED_MS = 10
 
 interface Round {
   bytes: number
@@ -65,8 +67,8 @@ export class BandwidthEstimate {
 function contradicts({ bytes, elapsedMs }: Round, other: Round): boolean {
   if (bytes > other.bytes) return false
   const expectedMs = (bytes / other.bytes) * other.elapsedMs
-  if (elapsedMs > expectedMs) return elapsedMs > expectedMs * CHANGE_FACTOR + LATENCY_MS
-  return elapsedMs < expectedMs / CHANGE_FACTOR - LATENCY_MS
+  if (elapsedMs > expectedMs) return elapsedMs > expectedMs * CHANGE_FACTOR + HELD_UP_MS
+  return elapsedMs < expectedMs / CHANGE_FACTOR - BUFFERED_MS
 }
 
 /** What a stop would cost now. */

@@ -153,6 +153,7 @@ describe('within the limit', () => {
       bandwidthBytesPerSecond: 1.5e9,
       latencyMs: 1,
       roundTripMs: 1,
+      heldUpMs: [],
       devicePendingBytes: 0,
       stopOnlyDeviceBytes: 3 * MIB,
       loadTimeMs: 1,

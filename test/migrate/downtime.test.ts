@@ -46,6 +46,13 @@ describe('BandwidthEstimate', () => {
     expect(bandwidth.bytesPerSecondFor(4096)).toBeCloseTo(4096 * 200, -3)
   })
 
+  it('does not take one tiny round that was held up for a path that became slow', () => {
+    const bandwidth = new BandwidthEstimate()
+    bandwidth.addRound(1024 * MIB, 1000)
+    bandwidth.addRound(4096, 80)
+    expect(bandwidth.bytesPerSecondFor(3 * MIB)).toBeCloseTo(1024 * MIB, -6)
+  })
+
   it('lies between the slowest and the fastest round', () => {
     const round = fc.record({
       bytes: fc.integer({ min: 1, max: 1 << 30 }),

@@ -15,6 +15,8 @@ export interface GuestModel {
   /** What each round takes beyond its bytes, and the stop beyond its own. */
   latencyMs: number
   roundTripMs: number
+  /** How long rounds are held up by a busy machine, one after another, over and over. */
+  heldUpMs: readonly number[]
   devicePendingBytes: number
   stopOnlyDeviceBytes: number
   loadTimeMs: number
@@ -58,7 +60,8 @@ export function migrate(
       const downtimeMs = stopped ? trueDowntimeMs(model, dirtyBytes) : undefined
       return { decisions, last: decision, downtimeMs, begun, elapsedMs: nowMs - 1_000_000 }
     }
-    const elapsedMs = model.latencyMs + transferMs(model, dirtyBytes)
+    const heldUpMs = model.heldUpMs[round % model.heldUpMs.length] ?? 0
+    const elapsedMs = model.latencyMs + heldUpMs + transferMs(model, dirtyBytes)
     convergence.roundSent({ bytes: dirtyBytes, elapsedMs })
     intervalMs = Math.max(0.1, elapsedMs + model.roundTripMs)
     nowMs += intervalMs
