@@ -44,17 +44,6 @@ const manyDevices = concatBytes(
   ),
 )
 
-const disk = { sectionId: 7, idstr: 'disk', instanceId: 0, versionId: 1 }
-const diskStart = writer.encodeDeviceStart(disk, bytes(1))
-const diskPart = writer.encodeDevicePart(disk, bytes(2))
-const diskEnd = writer.encodeDeviceEnd(disk, bytes(3))
-const ramEnd = concatBytes(writer.encodeRamSectionEnd(2), eos, footer)
-const manyStarts = concatBytes(
-  ...Array.from({ length: 4097 }, (_, i) =>
-    writer.encodeDeviceStart({ ...disk, sectionId: 10 + i }, bytes()),
-  ),
-)
-
 type Case = [title: string, stream: Uint8Array[], code: string, sentence: RegExp]
 
 const cases: Case[] = [
@@ -261,87 +250,6 @@ const cases: Case[] = [
     [own, setup, section(4, 2, 'cpu', 0, 1)],
     'PROTOCOL',
     /already in use/,
-  ],
-  [
-    'a PART of a device before its START',
-    [own, setup, diskPart],
-    'PROTOCOL',
-    /unknown section id 7/,
-  ],
-  ['an END of a device before its START', [own, ramOver, diskEnd], 'PROTOCOL', /section id 7/],
-  ['a device started twice', [own, diskStart, setup, diskStart], 'PROTOCOL', /id 7, .* in use/],
-  [
-    "a device started with RAM's id",
-    [own, setup, section(1, 2, 'disk', 0, 1)],
-    'PROTOCOL',
-    /"disk" has id 2, which is already in use/,
-  ],
-  [
-    "RAM started with a device's id",
-    [own, diskStart, section(1, 7, 'ram', 0, 4)],
-    'PROTOCOL',
-    /"ram" has id 7, which is already in use/,
-  ],
-  [
-    'a device started after the end of RAM',
-    [own, ramOver, diskStart],
-    'PROTOCOL',
-    /"disk" is started after the end of RAM/,
-  ],
-  [
-    'a PART of a device after the end of RAM',
-    [own, diskStart, ramOver, diskPart],
-    'PROTOCOL',
-    /"disk" goes on after the end of RAM, expected its END/,
-  ],
-  [
-    'an END of a device before the end of RAM',
-    [own, diskStart, setup, diskEnd],
-    'PROTOCOL',
-    /"disk" ends before RAM does/,
-  ],
-  [
-    'a PART of a device after its END',
-    [own, diskStart, ramOver, diskEnd, diskPart],
-    'PROTOCOL',
-    /"disk" goes on after its end/,
-  ],
-  [
-    'a device ended twice',
-    [own, diskStart, ramOver, diskEnd, diskEnd],
-    'PROTOCOL',
-    /"disk" goes on after its end/,
-  ],
-  [
-    'a PART of a device that was one section',
-    [own, device, writer.encodeDevicePart({ ...disk, sectionId: 9 }, bytes())],
-    'PROTOCOL',
-    /"cpu" goes on after its end/,
-  ],
-  [
-    'EOF before a device has ended',
-    [own, diskStart, ramOver, bytes(0)],
-    'PROTOCOL',
-    /EOF comes before the end of section "disk"/,
-  ],
-  [
-    'a huge PART',
-    [own, diskStart, bytes(2), be32(7), be32(0x1000_0001)],
-    'LIMIT',
-    /"disk" has 268435457 bytes/,
-  ],
-  [
-    'a wrong footer of a device',
-    [own, diskStart, setup, diskPart.subarray(0, -1), bytes(8), ramEnd],
-    'PROTOCOL',
-    /expected the footer of section 7/,
-  ],
-  ['too many devices with several sections', [own, manyStarts], 'LIMIT', /more than 4096/],
-  [
-    'a device of QEMU that sends while the guest runs',
-    [qemu, setup, diskStart],
-    'UNSUPPORTED',
-    /unknown section "disk", instance 0: only RAM/,
   ],
   ['too many devices', [own, manyDevices], 'LIMIT', /more than 4096/],
   ['EOF before RAM is over', [own, setup, bytes(0)], 'PROTOCOL', /EOF comes before/],
