@@ -45,6 +45,8 @@ export interface Comparison<Options> {
   readonly name: string
   /** The question it answers, one sentence. */
   readonly question: string
+  /** How long it takes as it is, on two cores; minutes. */
+  readonly minutes: number
   /** Adds its own options to its command. */
   declare(command: Command): Command
   run(setting: Setting<Options>): Promise<Findings>

@@ -16,7 +16,7 @@ import {
   type Turn,
   turnName,
 } from './run.ts'
-import type { MigrationOrder } from './sides/side-options.ts'
+import type { GuestPlan, MigrationOrder } from './sides/side-options.ts'
 
 const GB = 1e9
 const MEMORY_MAX_BYTES = 4 * 2 ** 30
@@ -24,11 +24,12 @@ const SMOKE = { memory: 64 * 2 ** 20, pairs: 1 }
 /** Where a margin is below 10 %, fewer turns prove nothing. */
 const PAIRS_MIN = 15
 
-/** One way of sending. */
-export interface Contestant
-  extends Pick<MigrationOrder, 'engine' | 'zeroCopy' | 'flushThresholds'> {
+/** One way of sending: what is not given is as for all, engine and zero-copy `auto`. */
+export interface Contestant extends Partial<Omit<MigrationOrder, 'guest'>> {
   /** For tables. */
   readonly label: string
+  /** What is special about its guest. */
+  readonly guest?: Partial<GuestPlan>
 }
 
 /** Names of contestants, as in results and ratios. */
@@ -45,17 +46,29 @@ export interface TurnOptions {
 }
 
 /** Declares them; `memory` is the default size, as a person writes it. */
-export function declareTurns(command: Command, memory: string): Command {
-  return command
-    .addOption(
+export function declareTurns(command: Command, memory: string, channels = 2): Command {
+  return declareSizes(command, memory).addOption(
+    numberOption('--channels <n>', 'multifd channels', CHANNELS_RANGE).default(channels),
+  )
+}
+
+/** The same without a number of channels, which is what varies. */
+export function declareSizes(command: Command, memory: string): Command {
+  return declarePairs(
+    command.addOption(
       sizeOption('--memory <size>', 'guest RAM, at most 4GiB')
         .default(parseSize(memory), memory)
         .argParser(parseMemory),
-    )
-    .addOption(numberOption('--channels <n>', 'multifd channels', CHANNELS_RANGE).default(2))
+    ),
+  )
+}
+
+/** The same where the sizes are what varies, too. */
+export function declarePairs(command: Command): Command {
+  return command
     .addOption(numberOption('--pairs <n>', 'alternating turns', PAIRS_RANGE).default(PAIRS_MIN))
     .option('--no-huge-pages', 'guest RAM on 4 KiB pages')
-    .option('--smoke', `only to see that it works: ${formatBytes(SMOKE.memory)}, one turn`)
+    .option('--smoke', `only to see that it works: at most ${formatBytes(SMOKE.memory)}, one turn`)
 }
 
 /** The options, or their smoke size. */
@@ -70,6 +83,15 @@ export function parseMemory(text: string): number {
   throw new InvalidArgumentError(`Expected at most ${formatBytes(MEMORY_MAX_BYTES)}.`)
 }
 
+/** Anonymous memory, all of it random. */
+export function plainGuest(sizeBytes: number, hugePages: boolean): GuestPlan {
+  return { kind: 'anonymous', sizeBytes, hugePages, runs: { count: 0, runBytes: 0 } }
+}
+
+function populatedBytes({ kind, sizeBytes, runs }: GuestPlan): number {
+  return kind === 'anonymous' ? sizeBytes : runs.count * runs.runBytes
+}
+
 /** Where the turns take place, and how slow its far end is. */
 export interface Course extends Pick<RunOptions, 'slowDestination'> {
   readonly path: Path
@@ -77,27 +99,41 @@ export interface Course extends Pick<RunOptions, 'slowDestination'> {
   readonly name: string
 }
 
-/** Every contestant once per turn; in the warm-up turn both sides' RAM is hashed and compared. */
+/** Every contestant once per turn. */
 export function takeTurns<Name extends string>(
+  field: Field<Name>,
+  course: Course,
+  setting: Setting<TurnOptions>,
+): Promise<Runs<Name>> {
+  const { options, signal } = setting
+  return alternate(turnsOf(field, course, setting), { turns: options.pairs, signal })
+}
+
+/**
+ * What each contestant does in its turn; in the warm-up turn both sides' RAM is hashed and
+ * compared. For comparisons in which something else takes turns with them.
+ */
+export function turnsOf<Name extends string>(
   field: Field<Name>,
   { path, name: where, slowDestination }: Course,
   { options, signal, progress }: Setting<TurnOptions>,
-): Promise<Runs<Name>> {
+): Contestants<Record<Name, MigrationRun>> {
   const { memory, channels, pairs, hugePages } = options
-  const runs = { count: 0, runBytes: 0 }
-  const guest = { kind: 'anonymous', sizeBytes: memory, hugePages, runs } as const
+  const common = { channels, engine: 'auto', zeroCopy: 'auto', watchMemory: false } as const
   const turnOf =
-    ({ label, ...way }: Contestant) =>
+    ({ label, guest: own, ...way }: Contestant) =>
     async (turn: Turn) => {
-      const order = { ...way, guest, channels, checksum: turn.warmUp, watchMemory: false }
-      const run = await runMigration(order, memory, { signal, path, slowDestination })
-      const speed = `${throughput(run).toFixed(2)} GB/s`
+      const guest = { ...plainGuest(memory, hugePages), ...own }
+      const order = { ...common, checksum: turn.warmUp, ...way, guest }
+      const ramBytes = populatedBytes(guest)
+      const run = await runMigration(order, ramBytes, { signal, path, slowDestination })
+      const speed = `${throughput(run).toFixed(2)} GB/s, ${(run.seconds * 1e3).toFixed(0)} ms`
       progress(`${turnName(turn, pairs)}  ${where}, ${label}: ${speed}`)
       return run
     }
   const names = Object.keys(field) as Name[]
   const turns = Object.fromEntries(names.map((name) => [name, turnOf(field[name])]))
-  return alternate(turns as Contestants<Record<Name, MigrationRun>>, { turns: pairs, signal })
+  return turns as Contestants<Record<Name, MigrationRun>>
 }
 
 /** GB of guest RAM per second. */
@@ -138,6 +174,18 @@ export function senderCpuRatio(a: readonly MigrationRun[], b: readonly Migration
   return pairedRatio(a.map(cpu), b.map(cpu))
 }
 
+/** `a`'s time over `b`'s, from the call to the result. */
+export function timeRatio(a: readonly MigrationRun[], b: readonly MigrationRun[]): Ratio {
+  const seconds = (run: MigrationRun) => run.seconds
+  return pairedRatio(a.map(seconds), b.map(seconds))
+}
+
+/** CPU time of both sides per GB of guest RAM, `a`'s over `b`'s. */
+export function cpuRatio(a: readonly MigrationRun[], b: readonly MigrationRun[]): Ratio {
+  const cpu = ({ cpuSeconds, ramBytes }: MigrationRun) => cpuSeconds / ramBytes
+  return pairedRatio(a.map(cpu), b.map(cpu))
+}
+
 /** The one with the least median. */
 export function leastOf(ratios: readonly Ratio[]): Ratio | undefined {
   return [...ratios].sort((a, b) => a.median - b.median)[0]
@@ -165,35 +213,56 @@ function ofChannels(runs: readonly MigrationRun[], of: (channel: ChannelReport) 
   return [...new Set(runs.flatMap(({ source }) => source.migration.channels.map(of)))]
 }
 
+/** One more column of a table: its heading, and what stands there for a contestant's runs. */
+export type Column = readonly [heading: string, of: (runs: readonly MigrationRun[]) => string]
+
+/** A column of medians. */
+export function medianColumn(
+  heading: string,
+  of: (run: MigrationRun) => number,
+  digits = 0,
+): Column {
+  return [heading, (runs) => median(runs.map(of)).toFixed(digits)]
+}
+
 /** One row per contestant. */
+export function tableOf<Name extends string>(
+  title: string,
+  field: Field<Name>,
+  runs: Runs<Name>,
+  columns: readonly Column[],
+): Table {
+  return {
+    title,
+    columns: ['', ...columns.map(([heading]) => heading)],
+    rows: (Object.keys(field) as Name[]).map((name) => [
+      field[name].label,
+      ...columns.map(([, of]) => of(runs[name])),
+    ]),
+  }
+}
+
+/** The same with what every comparison of throughput shows in front. */
 export function contestantTable<Name extends string>(
   title: string,
   field: Field<Name>,
   runs: Runs<Name>,
+  more: readonly Column[] = [],
 ): Table {
-  const middle = (name: Name, of: (run: MigrationRun) => number) => median(runs[name].map(of))
-  const percent = (share: number) => `${(share * 100).toFixed(1)} %`
-  const row = (name: Name) => {
-    const speeds = runs[name].map(throughput)
-    return [
-      field[name].label,
-      ...[median(speeds), Math.min(...speeds), Math.max(...speeds)].map((n) => n.toFixed(2)),
-      middle(name, (run) => cpuPerGb(run, 'source')).toFixed(3),
-      middle(name, (run) => cpuPerGb(run, 'destination')).toFixed(3),
-      percent(middle(name, zeroCopyShare)),
-      percent(middle(name, copiedShare)),
-      enginesUsed(runs[name]),
-    ]
-  }
-  return {
-    title,
-    columns: [
-      ...['', 'GB/s median', 'min', 'max', 'source CPU-s/GB', 'dest. CPU-s/GB'],
-      ...['zero-copy', 'copied after all', 'sent by'],
-    ],
-    rows: (Object.keys(field) as Name[]).map(row),
-  }
+  return tableOf(title, field, runs, [...THROUGHPUT_COLUMNS, ...more])
 }
+
+const percent = (share: number) => `${(share * 100).toFixed(1)} %`
+const THROUGHPUT_COLUMNS: readonly Column[] = [
+  medianColumn('GB/s median', throughput, 2),
+  ['min', (runs) => Math.min(...runs.map(throughput)).toFixed(2)],
+  ['max', (runs) => Math.max(...runs.map(throughput)).toFixed(2)],
+  medianColumn('source CPU-s/GB', (run) => cpuPerGb(run, 'source'), 3),
+  medianColumn('dest. CPU-s/GB', (run) => cpuPerGb(run, 'destination'), 3),
+  ['zero-copy', (runs) => percent(median(runs.map(zeroCopyShare)))],
+  ['copied after all', (runs) => percent(median(runs.map(copiedShare)))],
+  ['sent by', enginesUsed],
+]
 
 /** A sentence that holds a ratio's median against its target. */
 export function verdict(

@@ -17,11 +17,11 @@ export interface MigrationRun {
   readonly ramBytes: number
   /** From before the first connect to the final answer, at the source. */
   readonly seconds: number
-  /** CPU time of both processes over that span, seconds. */
+  /** CPU time of both processes, less a writing guest's, over that span; seconds. */
   readonly cpuSeconds: number
   /** CPU time of the source process's JavaScript thread over its CPU time, 0..1. */
   readonly jsThreadShare: number
-  readonly source: Side & Pick<SourceDone, 'migration'>
+  readonly source: Side & Pick<SourceDone, 'migration' | 'written' | 'planMs'>
   readonly destination: Side
   /** The share of the time in which a slow destination could run; 1 for any other. */
   readonly destinationRunningShare: number
@@ -79,7 +79,12 @@ export async function runMigration(
     seconds: sent.seconds,
     cpuSeconds: sent.cpuSeconds + received.cpuSeconds,
     jsThreadShare: sent.jsThreadCpuSeconds / sent.cpuSeconds,
-    source: { ...sideOf(filled, sent), migration: sent.migration },
+    source: {
+      ...sideOf(filled, sent),
+      migration: sent.migration,
+      written: sent.written,
+      planMs: sent.planMs,
+    },
     destination: sideOf(listening, received),
     destinationRunningShare,
     ramIdentical,

@@ -55,6 +55,7 @@ interface Turns {
 export const ceiling: Comparison<CeilingComparisonOptions> = {
   name: 'ceiling',
   question: 'how close does a migration come to a plain C++ send and receive loop?',
+  minutes: 4,
   declare: (command: Command) =>
     command
       .addOption(

@@ -1,7 +1,7 @@
 // Whether the default choice, engine and zero-copy both `auto`, is the right one: against every
 // other combination, on loopback and on the veth rig. The report says what it chose, and why.
 import type { Command } from 'commander'
-import type { Comparison, Findings, Setting, Table } from '../comparison.ts'
+import type { Comparison, Findings, Setting } from '../comparison.ts'
 import {
   contestantTable,
   declareTurns,
@@ -17,10 +17,9 @@ import {
   takeTurns,
   throughput,
   throughputRatio,
-  turnNotes,
   verdict,
 } from '../contestants.ts'
-import type { MigrationRun } from '../migration.ts'
+import { Gathered } from '../gathered.ts'
 import { type Path, type PathName, Paths, pathOption } from '../path.ts'
 import { formatBytes } from '../report.ts'
 import { median, type Ratio } from '../run.ts'
@@ -45,6 +44,7 @@ export interface EnginesOptions extends TurnOptions {
 export const engines: Comparison<EnginesOptions> = {
   name: 'engines',
   question: 'is the default choice of engine and zero-copy as good as the best combination?',
+  minutes: 8,
   declare: (command: Command) => declareTurns(command, '2GiB').addOption(pathOption()),
   run,
 }
@@ -53,41 +53,27 @@ async function run(given: Setting<EnginesOptions>): Promise<Findings> {
   const setting = { ...given, options: sized(given.options) }
   const { memory, channels, path: only } = setting.options
   await using open = await Paths.open(only)
-  const results: Record<string, unknown> = { memoryBytes: memory, channels }
-  const ratios: Record<string, Ratio> = {}
-  const tables: Table[] = []
-  const notes: string[] = []
-  const all: MigrationRun[] = []
+  const gathered = new Gathered({ memoryBytes: memory, channels })
   const vsBest: Ratio[] = []
   for (const path of open.paths) {
     const runs = await takeTurns(FIELD, { path, name: path.name }, setting)
     const judged = judge(path, runs)
-    results[path.name] = { ...runs, ...judged.chosen, best: judged.best }
-    Object.assign(ratios, judged.ratios)
+    const title = `${formatBytes(memory)} of incompressible RAM, ${path.description}`
     vsBest.push(judged.vsBest)
-    tables.push(
-      contestantTable(
-        `${formatBytes(memory)} of incompressible RAM, ${path.description}`,
-        FIELD,
-        runs,
-      ),
-    )
-    notes.push(...judged.notes)
-    all.push(...Object.values(runs).flat())
+    gathered.add({
+      ...judged,
+      results: { [path.name]: { ...runs, ...judged.chosen, best: judged.best } },
+      table: contestantTable(title, FIELD, runs),
+      runs,
+    })
   }
   const autoVsBest = leastOf(vsBest) as Ratio
-  return {
-    results,
-    ratios: { autoVsBest, ...ratios },
-    tables,
-    notes: [
-      `${verdict('autoVsBest', autoVsBest, TARGET)} It is the least over the paths.`,
-      ...notes,
-      ...turnNotes(setting.options, all),
-    ],
+  return gathered.findings(setting.options, {
+    ratios: { autoVsBest },
+    notes: [`${verdict('autoVsBest', autoVsBest, TARGET)} It is the least over the paths.`],
     interface: open.paths.map(({ description }) => description).join('; '),
     skipped: open.skipped,
-  }
+  })
 }
 
 // The best is the combination with the highest median, the same in every turn: the best of each

@@ -3,8 +3,9 @@
 // where the link is. Adaptive must be as fast as the best, with less pinned than by any fixed mark
 // that is.
 import { type Command, Option } from 'commander'
-import type { Comparison, Findings, Setting, Table } from '../comparison.ts'
+import type { Comparison, Findings, Setting } from '../comparison.ts'
 import {
+  type Column,
   type Contestant,
   type Course,
   contestantTable,
@@ -17,10 +18,10 @@ import {
   takeTurns,
   throughput,
   throughputRatio,
-  turnNotes,
   verdict,
 } from '../contestants.ts'
 import type { DutyCycle } from '../duty-cycle.ts'
+import { Gathered } from '../gathered.ts'
 import type { MigrationRun } from '../migration.ts'
 import { LOOPBACK, type Path, Paths } from '../path.ts'
 import { formatBytes } from '../report.ts'
@@ -63,6 +64,7 @@ export interface FlushOptions extends TurnOptions {
 export const flush: Comparison<FlushOptions> = {
   name: 'flush',
   question: 'is adaptive flushing as fast as the best fixed mark, with less memory pinned?',
+  minutes: 10,
   declare: (command: Command) =>
     declareTurns(command, '512MiB').addOption(
       new Option('--engine <name>', 'of all contestants')
@@ -77,40 +79,35 @@ async function run(given: Setting<FlushOptions>): Promise<Findings> {
   await using open = await Paths.open(undefined)
   const path = open.paths.at(-1) ?? LOOPBACK // the rig, where there is one
   const scenarios = open.rig === undefined ? [RECEIVER] : [RECEIVER, ...LINKS]
-  const results: Record<string, unknown> = { engine: setting.options.engine, path: path.name }
-  const ratios: Record<string, Ratio> = {}
-  const tables: Table[] = []
-  const notes: string[] = []
-  const all: MigrationRun[] = []
+  const gathered = new Gathered({ engine: setting.options.engine, path: path.name })
   const vsBest: Ratio[] = []
   for (const scenario of scenarios) {
     const { field, runs, memoryBytes } = await takeScenario(scenario, path, open.rig, setting)
     const judged = judge(scenario, field, runs)
-    results[scenario.name] = { memoryBytes, ...runs, pinned: judged.pinned }
-    Object.assign(ratios, judged.ratios)
+    const ram = `${formatBytes(memoryBytes)} of incompressible RAM`
+    const title = `${ram}, ${path.description}, ${scenario.label}`
     vsBest.push(judged.vsBest)
-    tables.push(scenarioTable(scenario, path, memoryBytes, field, runs))
-    notes.push(...judged.notes)
-    all.push(...Object.values(runs).flat())
+    gathered.add({
+      ...judged,
+      results: { [scenario.name]: { memoryBytes, ...runs, pinned: judged.pinned } },
+      table: contestantTable(title, field, runs, PINNED),
+      runs,
+    })
   }
   const adaptiveVsBestThroughput = leastOf(vsBest) as Ratio
-  return {
-    results,
-    ratios: { adaptiveVsBestThroughput, ...ratios },
-    tables,
+  return gathered.findings(setting.options, {
+    ratios: { adaptiveVsBestThroughput },
     notes: [
       `${verdict('adaptiveVsBestThroughput', adaptiveVsBestThroughput, { atLeast: ENOUGH })} ` +
         'It is the least over the tables.',
-      ...notes,
-      ...ownNotes(path, all),
-      ...turnNotes(setting.options, all),
+      ...ownNotes(path, gathered.runs),
     ],
     interface: path.description,
     skipped: open.skipped.map(({ reason }) => ({
       what: 'real zero-copy completions, and links with a limited rate (the rig)',
       reason,
     })),
-  }
+  })
 }
 
 async function takeScenario(
@@ -151,6 +148,10 @@ function contestants(
   }
 }
 
+const PINNED: readonly Column[] = [
+  ['pinned median', (runs) => formatBytes(median(runs.map(pinnedBytes)))],
+  ['largest', (runs) => formatBytes(largestPinned(runs))],
+]
 const largestPinned = (runs: readonly MigrationRun[]) => Math.max(...runs.map(pinnedBytes))
 
 function judge({ name, label }: Scenario, field: Record<Name, Contestant>, runs: Runs<Name>) {
@@ -181,26 +182,6 @@ function judge({ name, label }: Scenario, field: Record<Name, Contestant>, runs:
         `pins least, at most ${formatBytes(largestPinned(runs[frugal]))}; adaptive pins at most ` +
         `${formatBytes(largestPinned(runs.adaptive))}: ${pinsLess ? 'less' : 'NOT LESS'}.`,
     ],
-  }
-}
-
-function scenarioTable(
-  { label }: Scenario,
-  path: Path,
-  memoryBytes: number,
-  field: Record<Name, Contestant>,
-  runs: Runs<Name>,
-): Table {
-  const title = `${formatBytes(memoryBytes)} of incompressible RAM, ${path.description}, ${label}`
-  const { columns, rows } = contestantTable(title, field, runs)
-  const names = Object.keys(field) as Name[]
-  return {
-    title,
-    columns: [...columns, 'pinned median', 'largest'],
-    rows: rows.map((row, index) => {
-      const bytes = runs[names[index] as Name].map(pinnedBytes)
-      return [...row, formatBytes(median(bytes)), formatBytes(Math.max(...bytes))]
-    }),
   }
 }
 

@@ -49,6 +49,7 @@ interface Measured {
 export const headers: Comparison<HeadersComparisonOptions> = {
   name: 'headers',
   question: 'zero-copy 1 MiB, plain 4 KiB, zero-copy 1 MiB, ...: what do the headers cost?',
+  minutes: 5,
   declare: (command: Command) =>
     command
       .addOption(sizeOption('--memory <size>', 'all bodies').default(1024 * MIB, '1GiB'))

@@ -47,6 +47,7 @@ export interface QemuComparisonOptions {
 export const qemu: Comparison<QemuComparisonOptions> = {
   name: 'qemu',
   question: 'how do our two ends, and one of them with a QEMU, compare with QEMU to QEMU?',
+  minutes: 12,
   declare: (command: Command) =>
     command
       .addOption(

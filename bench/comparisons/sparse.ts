@@ -2,13 +2,15 @@
 // small one with the same populated bytes. Holes must neither take time nor become resident.
 import type { Command } from 'commander'
 import type { Comparison, Findings, Setting } from '../comparison.ts'
+import { cpuPerGb, verdict } from '../contestants.ts'
 import { type MigrationRun, runMigration } from '../migration.ts'
 import { CHANNELS_RANGE, numberOption, PAIRS_RANGE, sizeOption } from '../options.ts'
 import { formatBytes } from '../report.ts'
-import { alternate, median, pairedRatio, type Ratio, type Turn, turnName } from '../run.ts'
+import { alternate, median, pairedRatio, type Turn, turnName } from '../run.ts'
 
 const MIB = 1024 * 1024
 const RUN_BYTES = 2 * MIB
+const TARGET = { atMost: 1.2 }
 const SMOKE = { sparse: 1024 * MIB, populated: 64 * MIB, pairs: 2 }
 
 export interface SparseComparisonOptions {
@@ -22,6 +24,7 @@ export interface SparseComparisonOptions {
 export const sparse: Comparison<SparseComparisonOptions> = {
   name: 'sparse',
   question: 'does a sparse guest cost what it has populated, not what it could grow to?',
+  minutes: 1,
   declare: (command: Command) =>
     command
       .addOption(
@@ -59,9 +62,7 @@ async function run(setting: Setting<SparseComparisonOptions>): Promise<Findings>
     { sparse: migrate(options.sparse, 'sparse'), dense: migrate(populated, 'dense') },
     { turns: pairs, signal },
   )
-  const ratios: Record<string, Ratio> = {
-    sparseVsDense: pairedRatio(secondsOf(turns.sparse), secondsOf(turns.dense)),
-  }
+  const sparseVsDense = pairedRatio(secondsOf(turns.sparse), secondsOf(turns.dense))
   const largest = (of: (run: MigrationRun) => number) => Math.max(...turns.sparse.map(of))
   const destinationResidentBytes = largest((run) => run.destination.guestResidentBytes)
   return {
@@ -75,9 +76,12 @@ async function run(setting: Setting<SparseComparisonOptions>): Promise<Findings>
       destinationTransportBytes: largest((run) => run.destination.transportBytes),
       ...turns,
     },
-    ratios,
+    ratios: { sparseVsDense },
     tables: [guestTable(options, turns)],
-    notes: notesOf(options, destinationResidentBytes),
+    notes: [
+      verdict('sparseVsDense', sparseVsDense, TARGET),
+      ...notesOf(options, destinationResidentBytes),
+    ],
   }
 }
 
@@ -104,6 +108,9 @@ function guestTable(
     return [
       name,
       ...[median(ms), Math.min(...ms), Math.max(...ms)].map((value) => value.toFixed(0)),
+      ...(['source', 'destination'] as const).map((side) =>
+        median(runs.map((run) => cpuPerGb(run, side))).toFixed(3),
+      ),
       largest((run) => run.destination.guestResidentBytes),
       largest((run) => run.source.transportBytes),
       largest((run) => run.destination.transportBytes),
@@ -111,7 +118,10 @@ function guestTable(
   }
   return {
     title: `memfd guests with ${formatBytes(options.populated)} populated`,
-    columns: ['', 'ms median', 'min', 'max', 'resident after', 'source +', 'destination +'],
+    columns: [
+      ...['', 'ms median', 'min', 'max', 'source CPU-s/GB', 'dest. CPU-s/GB'],
+      ...['resident after', 'source +', 'destination +'],
+    ],
     rows: [
       row(`sparse, ${formatBytes(options.sparse)}`, turns.sparse),
       row(`dense, ${formatBytes(options.populated)}`, turns.dense),
@@ -120,11 +130,11 @@ function guestTable(
 }
 
 function notesOf(options: SparseComparisonOptions, destinationResidentBytes: number): string[] {
-  const verdict = destinationResidentBytes <= options.populated * 1.01 ? 'did not become' : 'BECAME'
+  const became = destinationResidentBytes <= options.populated * 1.01 ? 'did not become' : 'BECAME'
   return [
     `The populated bytes lie in runs of ${formatBytes(RUN_BYTES)}, evenly spread over the guest.`,
     `The destination's memfd holds ${formatBytes(destinationResidentBytes)} afterwards: the sparse ` +
-      `guest ${verdict} resident.`,
+      `guest ${became} resident.`,
     'Both sides hashed the populated runs in every turn, outside the measured span: identical.',
     'The last two columns are private memory beyond what each process had with Node, the library ' +
       "and the guest loaded: the transport's own, JavaScript heap included.",

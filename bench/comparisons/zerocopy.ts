@@ -1,7 +1,7 @@
 // What `zeroCopy: 'auto'` costs where the kernel copies anyway (loopback), and what it gains where
 // it does not (the veth rig). On loopback it must notice and stop, on the rig it must stay.
 import type { Command } from 'commander'
-import type { Comparison, Findings, Setting, Table } from '../comparison.ts'
+import type { Comparison, Findings, Setting } from '../comparison.ts'
 import {
   contestantTable,
   declareTurns,
@@ -14,11 +14,10 @@ import {
   type TurnOptions,
   takeTurns,
   throughputRatio,
-  turnNotes,
   verdict,
   zeroCopyShare,
 } from '../contestants.ts'
-import type { MigrationRun } from '../migration.ts'
+import { Gathered, type Part } from '../gathered.ts'
 import { type PathName, Paths, pathOption } from '../path.ts'
 import { formatBytes } from '../report.ts'
 import { type Ratio, ratioOf } from '../run.ts'
@@ -47,6 +46,7 @@ export interface ZerocopyOptions extends TurnOptions {
 export const zerocopy: Comparison<ZerocopyOptions> = {
   name: 'zerocopy',
   question: 'does zero-copy "auto" stop where it does not pay, and stay where it does?',
+  minutes: 7,
   declare: (command: Command) => declareTurns(command, '2GiB').addOption(pathOption()),
   run,
 }
@@ -55,68 +55,62 @@ async function run(given: Setting<ZerocopyOptions>): Promise<Findings> {
   const setting = { ...given, options: sized(given.options) }
   const { memory, channels, path: only } = setting.options
   await using open = await Paths.open(only)
-  const results: Record<string, unknown> = { memoryBytes: memory, channels }
-  const ratios: Record<string, Ratio> = {}
-  const tables: Table[] = []
-  const notes: string[] = []
-  const all: MigrationRun[] = []
+  const gathered = new Gathered({ memoryBytes: memory, channels })
   for (const path of open.paths) {
     const course = { path, name: path.name }
     const title = `${formatBytes(memory)} of incompressible RAM, ${path.description}`
     const add = <Name extends string>(
       field: Field<Name>,
       runs: Runs<Name>,
-      judge: (runs: Runs<Name>, ratios: Record<string, Ratio>) => string[],
+      judged: Pick<Part, 'ratios' | 'notes'>,
     ) => {
-      results[path.name] = runs
-      tables.push(contestantTable(title, field, runs))
-      notes.push(...judge(runs, ratios))
-      all.push(...Object.values<readonly MigrationRun[]>(runs).flat())
+      const table = contestantTable(title, field, runs)
+      gathered.add({ results: { [path.name]: runs }, table, runs, ...judged })
     }
-    if (path.name === 'lo')
-      add(ON_LOOPBACK, await takeTurns(ON_LOOPBACK, course, setting), onLoopback)
-    else add(ON_RIG, await takeTurns(ON_RIG, course, setting), onRig)
+    if (path.name === 'lo') {
+      const runs = await takeTurns(ON_LOOPBACK, course, setting)
+      add(ON_LOOPBACK, runs, onLoopback(runs))
+    } else {
+      const runs = await takeTurns(ON_RIG, course, setting)
+      add(ON_RIG, runs, onRig(runs))
+    }
   }
-  return {
-    results,
-    ratios,
-    tables,
-    notes: [...notes, ...turnNotes(setting.options, all)],
+  return gathered.findings(setting.options, {
     interface: open.paths.map(({ description }) => description).join('; '),
     skipped: open.skipped,
-  }
+  })
 }
 
-function onLoopback(runs: Runs<keyof typeof ON_LOOPBACK>, ratios: Record<string, Ratio>): string[] {
+function onLoopback(runs: Runs<keyof typeof ON_LOOPBACK>) {
   const sendmsg = throughputRatio(runs.sendmsgAuto, runs.sendmsgOff)
   const ioUring = throughputRatio(runs.ioUringAuto, runs.ioUringOff)
   const worse = leastOf([sendmsg, ioUring]) as Ratio
-  Object.assign(ratios, {
-    autoVsOffLo: worse,
-    autoVsOffLoSendmsg: sendmsg,
-    autoVsOffLoIoUring: ioUring,
-  })
-  return [
-    `${verdict('autoVsOffLo', worse, THROUGHPUT_TARGET)} It is the worse of the two engines.`,
-    `lo: auto ended as: ${policyAnswers([...runs.sendmsgAuto, ...runs.ioUringAuto])}.`,
-  ]
+  return {
+    ratios: { autoVsOffLo: worse, autoVsOffLoSendmsg: sendmsg, autoVsOffLoIoUring: ioUring },
+    notes: [
+      `${verdict('autoVsOffLo', worse, THROUGHPUT_TARGET)} It is the worse of the two engines.`,
+      `lo: auto ended as: ${policyAnswers([...runs.sendmsgAuto, ...runs.ioUringAuto])}.`,
+    ],
+  }
 }
 
-function onRig(runs: Runs<keyof typeof ON_RIG>, ratios: Record<string, Ratio>): string[] {
+function onRig(runs: Runs<keyof typeof ON_RIG>) {
   const throughput = throughputRatio(runs.auto, runs.off)
   const senderCpu = senderCpuRatio(runs.auto, runs.off)
   const share = ratioOf(runs.auto.map(zeroCopyShare))
-  Object.assign(ratios, {
-    autoVsOffRig: throughput,
-    autoVsOffRigSenderCpu: senderCpu,
-    zeroCopyShareRig: share,
-    onVsOffRig: throughputRatio(runs.on, runs.off),
-    onVsOffRigSenderCpu: senderCpuRatio(runs.on, runs.off),
-  })
-  return [
-    verdict('autoVsOffRig', throughput, THROUGHPUT_TARGET),
-    verdict('autoVsOffRigSenderCpu', senderCpu, SENDER_CPU_TARGET),
-    verdict('zeroCopyShareRig', share, SHARE_TARGET),
-    `rig: auto ended as: ${policyAnswers(runs.auto)}.`,
-  ]
+  return {
+    ratios: {
+      autoVsOffRig: throughput,
+      autoVsOffRigSenderCpu: senderCpu,
+      zeroCopyShareRig: share,
+      onVsOffRig: throughputRatio(runs.on, runs.off),
+      onVsOffRigSenderCpu: senderCpuRatio(runs.on, runs.off),
+    },
+    notes: [
+      verdict('autoVsOffRig', throughput, THROUGHPUT_TARGET),
+      verdict('autoVsOffRigSenderCpu', senderCpu, SENDER_CPU_TARGET),
+      verdict('zeroCopyShareRig', share, SHARE_TARGET),
+      `rig: auto ended as: ${policyAnswers(runs.auto)}.`,
+    ],
+  }
 }

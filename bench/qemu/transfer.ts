@@ -1,12 +1,17 @@
 // What QEMU needs for moving RAM from one QEMU to another: time by its own report, CPU time of both
 // by the kernel's account. The guest is paused and its RAM incompressible, so that the transport is
-// all there is to measure. The parts are exported for comparisons with something else at one end.
+// all there is to measure, unless it is asked to run. The parts are exported for comparisons with
+// something else at one end.
 import { randomFillSync } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
+import { GUEST_COUNTER, type GuestKnobs } from './boot-sector.ts'
 import { QemuGuest } from './guest.ts'
 
 /** Bytes written or compared at a time. */
 const PIECE_BYTES = 16 << 20
+const PAGE_BYTES = 4096
+/** What a guest has written when it is taken for running. */
+const WARM_PAGES = 1000
 /** A transfer that takes longer is given up, milliseconds. */
 const TRANSFER_LIMIT_MS = 300_000
 
@@ -20,6 +25,10 @@ export interface TransferOptions {
    */
   readonly backend?: 'ram' | 'memfd'
   readonly machine?: string
+  /** False: all pages on the main channel; true unless given. */
+  readonly multifd?: boolean
+  /** Lets the guest run and rewrite a window of its RAM; paused unless given. */
+  readonly guest?: GuestKnobs
 }
 
 export interface TransferFigures {
@@ -37,6 +46,8 @@ export interface TransferFigures {
 export interface PairFigures extends TransferFigures {
   readonly qemu: string
   readonly destinationCpuSeconds: number
+  /** What a running guest rewrote, bytes of its pages. */
+  readonly guestBytesPerSecond: number
   /** Of both, per 10^9 bytes of RAM. */
   readonly cpuSecondsPerGigabyte: number
 }
@@ -56,6 +67,7 @@ export async function qemuToQemu(
   try {
     signal?.throwIfAborted()
     const uri = await destination.incoming()
+    const wrote = options.guest === undefined ? undefined : await letWrite(source)
     const cpuBefore = destination.cpuSeconds()
     const figures = await measureMigration(source, uri)
     await destination.waitFor('completed')
@@ -65,6 +77,7 @@ export async function qemuToQemu(
       ...figures,
       qemu: source.version,
       destinationCpuSeconds,
+      guestBytesPerSecond: (await wrote?.()) ?? 0,
       cpuSecondsPerGigabyte: cpuSeconds / (memoryBytes / 1e9),
     }
   } catch (error) {
@@ -75,12 +88,28 @@ export async function qemuToQemu(
   }
 }
 
+const setupOf = ({ channels, multifd = true }: TransferOptions) => ({ channels, multifd })
+
+/** Lets the guest run; how fast it writes since then, bytes per second, once it has stopped. */
+async function letWrite(guest: QemuGuest): Promise<() => Promise<number>> {
+  // RAM was filled with random bytes, where the guest will count, too.
+  await using memory = await open(`/proc/${guest.pid}/mem`, 'r+')
+  await memory.write(Buffer.alloc(4), 0, 4, (await guest.ramHostAddress()) + GUEST_COUNTER)
+  await guest.cont()
+  const before = await guest.counterBeyond(WARM_PAGES)
+  const startedMs = performance.now()
+  return async () => {
+    const seconds = (performance.now() - startedMs) / 1e3
+    return (((await guest.counter()) - before) * PAGE_BYTES) / seconds
+  }
+}
+
 /** A QEMU whose paused guest's RAM is resident and random, ready to migrate. */
 export async function startFilledSource(options: TransferOptions): Promise<QemuGuest> {
   const source = await startPreallocated('source', options, { paused: true })
   try {
     await fillRam(source)
-    await source.enableMultifd({ channels: options.channels })
+    await source.enableMultifd(setupOf(options))
     return source
   } catch (error) {
     await source.kill()
@@ -92,7 +121,7 @@ export async function startFilledSource(options: TransferOptions): Promise<QemuG
 export async function startDestination(options: TransferOptions): Promise<QemuGuest> {
   const destination = await startPreallocated('destination', options, { incoming: true })
   try {
-    await destination.enableMultifd({ channels: options.channels })
+    await destination.enableMultifd(setupOf(options))
     return destination
   } catch (error) {
     await destination.kill()
@@ -196,7 +225,7 @@ async function eachPiece(
 
 function startPreallocated(
   name: string,
-  { memoryBytes, backend = 'ram', machine }: TransferOptions,
+  { memoryBytes, backend = 'ram', machine, guest }: TransferOptions,
   role: { paused?: boolean; incoming?: boolean },
 ): Promise<QemuGuest> {
   return QemuGuest.start({
@@ -206,5 +235,6 @@ function startPreallocated(
     preallocated: true,
     memoryBytes,
     ...(machine === undefined ? {} : { machine }),
+    ...(guest === undefined ? {} : { guest }),
   })
 }

@@ -1,9 +1,10 @@
-// The guest of the comparisons: RAM without a machine. Fills it with content that neither zero
-// pages nor compression can shorten, different on every page, and hashes it afterwards. A memfd is
-// filled and read through its descriptor, so that looking at a hole never allocates it.
-import { createHash, randomFillSync } from 'node:crypto'
+// The guest of the comparisons: RAM without a machine. Fills it as planned, different on every
+// page, and hashes it afterwards. A memfd is filled and read through its descriptor, so that
+// looking at a hole never allocates it.
+import { createHash } from 'node:crypto'
 import { fstatSync, openSync, readdirSync, readlinkSync, readSync, writeSync } from 'node:fs'
 import type { GuestMemory } from '../../src/index.ts'
+import { contentOf, isZeroPage } from './content.ts'
 import type { GuestPlan } from './side-options.ts'
 
 export const BLOCK_NAME = 'pc.ram'
@@ -30,7 +31,8 @@ export function populatedRuns(plan: GuestPlan): Run[] {
 
 /** Writes the source's content. For anonymous memory this is its pre-faulting too. */
 export function populate(memory: GuestMemory, plan: GuestPlan): void {
-  const tile = randomFillSync(new Uint8Array(Math.min(TILE_BYTES, plan.sizeBytes)))
+  const { content = 'random', zeroPercent = 0 } = plan
+  const tile = contentOf(content, Math.min(TILE_BYTES, plan.sizeBytes), zeroPercent)
   const stamps = new DataView(tile.buffer)
   const fd = plan.kind === 'memfd' ? openMemfdByName(plan.sizeBytes) : undefined
   const view = fd === undefined ? memory.view(BLOCK_NAME) : undefined
@@ -38,7 +40,9 @@ export function populate(memory: GuestMemory, plan: GuestPlan): void {
     for (let done = 0; done < run.length; done += tile.length) {
       const at = run.offset + done
       const length = Math.min(tile.length, run.length - done)
-      for (let page = 0; page < length; page += PAGE_BYTES) stamps.setFloat64(page, at + page + 1)
+      for (let page = 0; page < length; page += PAGE_BYTES) {
+        if (!isZeroPage(page / PAGE_BYTES, zeroPercent)) stamps.setFloat64(page, at + page + 1)
+      }
       const bytes = tile.subarray(0, length)
       if (fd === undefined) view?.set(bytes, at)
       else writeFully(fd, bytes, at)

@@ -13,6 +13,20 @@ export interface GuestPlan {
   readonly hugePages: boolean
   /** The populated stretches (`memfd` only): `count` of `runBytes` each, evenly spread. */
   readonly runs: { readonly count: number; readonly runBytes: number }
+  /** What the pages hold; `random`, which nothing shortens, unless given. */
+  readonly content?: 'random' | 'text' | 'mixed'
+  /** Of 100 pages so many are written with zeros (`anonymous` only); 0 unless given. */
+  readonly zeroPercent?: number
+  /** It rewrites its pages in turn, so many bytes of them per second; 0 unless given. */
+  readonly dirtyBytesPerSecond?: number
+  /** Its VMM tells what was written by a log of its own, and nothing writes (`memfd` only). */
+  readonly markedLog?: MarkedLog
+}
+
+/** In each of the first `rounds` rounds the VMM marks one page of every `everyPages`. */
+export interface MarkedLog {
+  readonly rounds: number
+  readonly everyPages: number
 }
 
 /** What a comparison asks of a migration; the same for both sides. */
@@ -21,6 +35,10 @@ export interface MigrationOrder {
   readonly channels: number
   readonly engine: NonNullable<MigrationSourceOptions['engine']>
   readonly zeroCopy: NonNullable<MigrationSourceOptions['zeroCopy']>
+  /** `none` unless given. */
+  readonly compression?: NonNullable<MigrationSourceOptions['compression']>
+  /** The library's own unless given. */
+  readonly downtimeLimitMs?: number
   /** The same fixed marks for every channel, with zero-copy `on` only. */
   readonly flushThresholds?: FlushThresholds
   /** Hash the RAM after the clock has stopped. */
@@ -53,7 +71,7 @@ export interface SideDone {
   readonly event: 'done'
   /** From before the first connect to the final answer; at the destination, since it listened. */
   readonly seconds: number
-  /** CPU time of the whole process over that span, seconds. */
+  /** CPU time of the whole process but its guest over that span, seconds. */
   readonly cpuSeconds: number
   /** The part of it that the JavaScript thread took, seconds. */
   readonly jsThreadCpuSeconds: number
@@ -69,4 +87,14 @@ export interface SideDone {
 export interface SourceDone extends SideDone {
   /** The migration's own account. */
   readonly migration: MigrationResult
+  /** What the guest rewrote; null where it did not. */
+  readonly written: GuestWrites | null
+  /** Of a marked log, each round but the first: from the SYNC before it to its extents, ms. */
+  readonly planMs: readonly number[]
+}
+
+/** What a guest that writes did until it was stopped. */
+export interface GuestWrites {
+  readonly bytesPerSecond: number
+  readonly cpuSeconds: number
 }
