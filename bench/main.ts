@@ -1,27 +1,12 @@
-// The command line of the benchmarks: `npm run bench -- <comparison> [options]`. Progress goes to
-// stderr, the report to stdout; with --json its last line is one object. It only picks a comparison
-// and prints: what is measured, and how, is in comparisons/.
+// The command line of the benchmarks: `npm run bench -- <comparison> [options]`; without a name it
+// lists them. Progress goes to stderr, the report to stdout; with --json its last line is one
+// object. It only picks comparisons and prints: what is measured, and how, is in comparisons/.
 import { Command, CommanderError } from 'commander'
 import { readEnvironment } from '../src/report/environment.ts'
+import { COMPARISONS, listing } from './all-comparisons.ts'
 import type { Comparison } from './comparison.ts'
-import { ceiling } from './comparisons/ceiling.ts'
-import { engines } from './comparisons/engines.ts'
-import { flush } from './comparisons/flush.ts'
-import { headers } from './comparisons/headers.ts'
-import { qemu } from './comparisons/qemu.ts'
-import { sparse } from './comparisons/sparse.ts'
-import { zerocopy } from './comparisons/zerocopy.ts'
 import { jsonLine, textReport } from './report.ts'
 
-const COMPARISONS: readonly Comparison<never>[] = [
-  ceiling,
-  sparse,
-  zerocopy,
-  engines,
-  flush,
-  headers,
-  qemu,
-]
 const EXIT_FAILED = 1
 const EXIT_USAGE = 2
 const EXIT_INTERRUPTED = 130
@@ -35,29 +20,40 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 process.exitCode = await main(process.argv.slice(2))
 
 async function main(args: readonly string[]): Promise<number> {
-  const program = declareProgram()
+  const [name] = args
+  if (name === undefined) {
+    console.log(listing())
+    return 0
+  }
+  let exitCode = 0
+  const program = declareProgram((code) => {
+    exitCode = code
+  })
   try {
-    const [name = ''] = args
-    if (!name.startsWith('-') && !COMPARISONS.some((known) => known.name === name)) {
-      const what = name === '' ? 'no comparison was named' : `unknown comparison '${name}'`
-      throw new CommanderError(EXIT_USAGE, 'bench.comparison', what)
+    if (!name.startsWith('-') && !program.commands.some((known) => known.name() === name)) {
+      throw new CommanderError(EXIT_USAGE, 'bench.comparison', `unknown comparison '${name}'`)
     }
     await program.parseAsync(args, { from: 'user' })
-    return 0
+    return exitCode
   } catch (error) {
     if (interrupted.signal.aborted) return EXIT_INTERRUPTED
     if (error instanceof CommanderError)
       return error.exitCode === 0 ? 0 : refuse(program, error, args)
-    const cause = error instanceof Error && error.cause instanceof Error ? error.cause.message : ''
-    console.error(`bench: ${error instanceof Error ? error.message : error}\n${cause}`.trim())
+    console.error(sentenceOf(error))
     return error instanceof RangeError ? EXIT_USAGE : EXIT_FAILED
   }
 }
 
-function declareProgram(): Command {
+function sentenceOf(error: unknown): string {
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause.message : ''
+  return `bench: ${error instanceof Error ? error.message : error}\n${cause}`.trim()
+}
+
+function declareProgram(ended: (exitCode: number) => void): Command {
   const program = new Command('bench')
     .description('Measures the library against other ways, in alternating turns.')
     .usage('<comparison> [options]')
+    .addHelpText('after', `\n${listing()}`)
     .helpCommand(false)
     .exitOverride()
     .configureOutput({ outputError: () => {} }) // refuse() says it, with what is known
@@ -71,7 +67,30 @@ function declareProgram(): Command {
       .allowExcessArguments(false)
       .action((options: { json?: boolean }) => measure(comparison, options))
   }
+  program
+    .command('all')
+    .description('all of them, one after the other')
+    .option('--json', 'print one JSON object per comparison, behind its report')
+    .option('--smoke', 'only to see that they work')
+    .allowExcessArguments(false)
+    .action(async (flags: object) => ended(await measureAll(program, flags)))
   return program
+}
+
+/** Each with its own defaults; one that fails does not keep the others from being run. */
+async function measureAll(program: Command, flags: object): Promise<number> {
+  let exitCode = 0
+  for (const comparison of COMPARISONS) {
+    const command = program.commands.find((known) => known.name() === comparison.name)
+    try {
+      await measure(comparison, { ...command?.opts(), ...flags })
+    } catch (error) {
+      interrupted.signal.throwIfAborted()
+      console.error(`${comparison.name} failed\n${sentenceOf(error)}`)
+      exitCode = EXIT_FAILED
+    }
+  }
+  return exitCode
 }
 
 async function measure(comparison: Comparison<never>, options: { json?: boolean }): Promise<void> {
@@ -95,7 +114,7 @@ function refuse(program: Command, error: CommanderError, args: readonly string[]
   const command = program.commands.find((known) => args.includes(known.name()))
   const known =
     command === undefined
-      ? `Comparisons: ${COMPARISONS.map(({ name }) => name).join(', ')}`
+      ? `Comparisons: ${COMPARISONS.map(({ name }) => name).join(', ')}, all`
       : `Options of ${command.name()}: ${command.options.map(({ long }) => long).join(', ')}`
   console.error(`bench: ${error.message.replace(/^error: /, '')}\n${known}`)
   return EXIT_USAGE

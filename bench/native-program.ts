@@ -100,6 +100,18 @@ export async function runMemcpy(
   return memoryBytes / seconds
 }
 
+/** One thread that only reads resident zeros; bytes per second of its CPU time. */
+export async function runRead(
+  program: string,
+  { memoryBytes, hugePages }: Pick<CeilingOptions, 'memoryBytes' | 'hugePages'>,
+  { signal }: { signal: AbortSignal },
+): Promise<number> {
+  const args = ['read', '--memory', String(memoryBytes), '--huge-pages', hugePages ? '1' : '0']
+  await using child = await Child.start('read', program, args, { signal })
+  const { cpuSeconds } = await child.expect<{ cpuSeconds: number }>('done', { signal })
+  return memoryBytes / cpuSeconds
+}
+
 // This file runs from the tree (tests) or from its compiled copy (npm run bench).
 function packageRoot(): string {
   let at = import.meta.dirname

@@ -1,68 +1,21 @@
 // `npm run bench` from outside, at sizes that take seconds. These are no measurements: they only
 // show that every comparison runs to its end and keeps the shape of its report.
-import { execFile } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
-import { join } from 'node:path'
-import { promisify } from 'node:util'
+import { readdirSync } from 'node:fs'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { ScratchFolder } from '../../bench/qemu/scratch-folder.ts'
 import { Rig } from '../../bench/rig.ts'
 import { qemuOrSkip } from '../support/qemu/qemu-or-skip.ts'
+import {
+  bench,
+  benchWithin,
+  expectRatio,
+  MIB,
+  report,
+  reportWithin,
+  TIMEOUT_MS,
+} from './run-bench.ts'
 
-const MIB = 2 ** 20
-// The compiled tree; BENCH_DIST names another one.
-const DIST = process.env.BENCH_DIST ?? join(import.meta.dirname, '../../dist')
-const MAIN = join(DIST, 'bench/main.js')
-/** Many processes, one after the other, on a machine that may be busy. */
-const TIMEOUT_MS = 180_000
 vi.setConfig({ testTimeout: TIMEOUT_MS })
-
-interface Ended {
-  code: number
-  stdout: string
-  stderr: string
-}
-
-async function bench(...args: string[]): Promise<Ended> {
-  return benchWithin(process.env, ...args)
-}
-
-async function benchWithin(env: NodeJS.ProcessEnv, ...args: string[]): Promise<Ended> {
-  if (!existsSync(MAIN)) throw new Error(`${MAIN} is missing: run "npm run build:ts" first`)
-  try {
-    // Ended before the test is: then its last words are in the failure.
-    const options = { timeout: TIMEOUT_MS - 10_000, maxBuffer: 64 * MIB, env }
-    const ended = await promisify(execFile)(process.execPath, [MAIN, ...args], options)
-    return { code: 0, ...ended }
-  } catch (error) {
-    const { code, stdout, stderr } = error as Ended
-    return { code, stdout, stderr }
-  }
-}
-
-function report(...args: string[]) {
-  return reportWithin(process.env, ...args)
-}
-
-async function reportWithin(env: NodeJS.ProcessEnv, ...args: string[]) {
-  const ended = await benchWithin(env, ...args, '--json')
-  expect(ended.stderr).toMatch(/warm-up/)
-  expect(ended).toMatchObject({ code: 0 })
-  const last = JSON.parse(ended.stdout.trim().split('\n').at(-1) ?? '')
-  const parts = ['comparison', 'environment', 'results', 'ratios', 'skipped']
-  expect(Object.keys(last)).toEqual(parts)
-  expect(last.comparison).toBe(args[0])
-  return last
-}
-
-function expectRatio(ratio: unknown, turns: number): void {
-  expect(ratio).toEqual({
-    median: expect.any(Number),
-    min: expect.any(Number),
-    max: expect.any(Number),
-    samples: Array(turns).fill(expect.any(Number)),
-  })
-}
 
 describe('comparisons', () => {
   test('ceiling compares a migration with the plain C++ loop', async () => {
@@ -196,8 +149,9 @@ describe('qemu', () => {
 
 describe('refusals', () => {
   test.each([
-    [['fastest'], /unknown comparison 'fastest'\nComparisons: ceiling, sparse/],
-    [[], /no comparison was named\nComparisons: ceiling, sparse/],
+    [['fastest'], /unknown comparison 'fastest'\nComparisons: ceiling, sparse.*, all/],
+    [['all', '--memory', '1GiB'], /unknown option '--memory'\nOptions of all: --json, --smoke/],
+    [['scaling', '--memory', '1GiB'], /unknown option '--memory'\nOptions of scaling: .*--pairs/],
     [['ceiling', '--speed', '3'], /unknown option '--speed'\nOptions of ceiling: .*--memory/],
     [['sparse', '--memory', '4G'], /unknown option '--memory'\nOptions of sparse: .*--populated/],
     [['ceiling', '--memory', '3'], /'--memory <size>' argument '3' is invalid.*4096/],
