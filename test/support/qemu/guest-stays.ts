@@ -10,15 +10,15 @@ import { skipUnless } from '../rig.ts'
 const END_LIMIT_MS = 20_000
 
 /**
- * The migration ended at the source, not completed, and its guest counts on. Call it last, when our
- * side has ended and has closed what it had.
+ * The migration ended at the source, not completed, and its guest counts on. Call it last, when
+ * our side has ended and has closed what it had.
  *
  * QEMU 7.2.22 may never end such a migration: one multifd channel sees its connection fail and
  * ends the other channels, which then do not post the semaphore that the migration thread waits
- * for in its SYNC. The status stays "cancelling" (or "active", when the other end went first), the guest
- * runs on. Measured with `migrate_cancel`: 2 of 68 into ours, 1 of 60 from QEMU to QEMU. That is a
- * skip, with the guest still checked, but only where no connection of the source is left open at
- * the other end: then there is nothing that it could wait for.
+ * for in its SYNC. The status stays "cancelling" (or "active", when the other end went first), the
+ * guest runs on. Measured with `migrate_cancel`: 2 of 68 into ours, 1 of 60 from QEMU to QEMU. That
+ * is a skip, with the guest still checked, but only where no connection of the source is left open
+ * at the other end: then there is nothing that it could wait for.
  */
 export async function expectGuestStays(context: TestContext, source: QemuGuest): Promise<void> {
   const limits = { timeLimitMs: END_LIMIT_MS }
