@@ -34,5 +34,6 @@ const prefix = dirname(dirname(process.execPath))
 const headers = existsSync(join(prefix, 'include/node/node_api.h')) ? [`--nodedir=${prefix}`] : []
 // npm puts node-gyp on the PATH of install scripts. What is compiled already is not compiled again:
 // npx runs this script when it first links a checkout.
-const { status } = spawnSync('node-gyp', ['configure', 'build', ...headers], { stdio: 'inherit' })
+const build = ['configure', 'build', '--jobs', 'max', ...headers]
+const { status } = spawnSync('node-gyp', build, { stdio: 'inherit' })
 process.exit(status ?? 1)

@@ -5,7 +5,7 @@
 //   node scripts/test.mjs [stage...]     only these; without any, all in this order
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import * as native from './native-builds.mjs'
@@ -99,6 +99,7 @@ function runNativeTests(sanitizer) {
   const [command, ...commandArguments] = [
     ...(sanitizer === 'thread' ? native.threadSanitizerPrefix() : []),
     ...['ctest', '--test-dir', native.testsFolder(sanitizer), '--verbose'],
+    ...['--parallel', String(availableParallelism())],
   ]
   const { status, stdout, stderr } = spawnSync(command, commandArguments, {
     encoding: 'utf8',
