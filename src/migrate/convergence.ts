@@ -33,7 +33,10 @@ export class Convergence {
   #beganMs = 0
   #begun: RoundBegun | undefined
   #sentMs = 0
-  /** What a round takes beyond its sending: collect, plan, answers. Unknown until round 2. */
+  /**
+   * What a round takes beyond its sending: collect, plan, answers. The least so far, as a machine
+   * that is busy for a moment says nothing about the next round. Unknown until round 2.
+   */
   #overheadMs: number | undefined
   #dirtyBytesPerSecond = 0
   #peakBytesPerSecond = 0
@@ -114,7 +117,10 @@ export class Convergence {
       return
     }
     // The interval of round 0 may hold the time in which the destination emptied its memory.
-    if (this.#round > 1) this.#overheadMs = Math.max(0, intervalMs - this.#sentMs)
+    if (this.#round > 1) {
+      const overheadMs = Math.max(0, intervalMs - this.#sentMs)
+      this.#overheadMs = Math.min(this.#overheadMs ?? overheadMs, overheadMs)
+    }
     this.#dirtyBytesPerSecond = (dirtyBytes / Math.max(intervalMs, 1)) * 1000
     this.#peakBytesPerSecond = Math.max(
       this.#dirtyBytesPerSecond,

@@ -132,6 +132,15 @@ describe('within the limit', () => {
     expect(rounds.begin(64 * MIB, 65).cause).toBe('within-limit')
   })
 
+  it('a machine that was busy between two rounds does not end them', () => {
+    const rounds = new Rounds().roundZero()
+    expect(rounds.begin(128 * MIB, 1000).cause).toBe('further-round')
+    rounds.sent(128 * MIB, 125)
+    expect(rounds.begin(16 * MIB, 127).cause).toBe('further-round')
+    rounds.sent(16 * MIB, 16)
+    expect(rounds.begin(24 * MIB, 200).cause).toBe('further-round')
+  })
+
   it('at most 8 further rounds are sent, even if each saves a third', () => {
     const rounds = new Rounds().roundZero()
     let intervalMs = 1000
