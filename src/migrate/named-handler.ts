@@ -21,6 +21,8 @@ export class NamedHandler {
   readonly versionId: number
   /** For sentences, e.g. `device "vga" (instance 0)`. */
   readonly name: string
+  /** Made of a `Device`: saved in one section after the stop, and loaded from one. */
+  readonly simple: boolean
   /** Sends while the guest runs. */
   readonly iterable: boolean
   /** Its state after the stop travels over the channels. */
@@ -42,7 +44,8 @@ export class NamedHandler {
     this.versionId = naming.versionId
     this.name = `device "${naming.idstr}" (instance ${naming.instanceId})`
     this.#timeoutMs = naming.timeoutMs
-    this.#completeCall = 'save' in device ? 'save' : 'complete'
+    this.simple = 'save' in device
+    this.#completeCall = this.simple ? 'save' : 'complete'
     const handler = 'save' in device ? handlerOf(device) : device
     this.#handler = handler
     this.iterable = handler.iterate !== undefined
