@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
-import { type DevicePiece, decodePiece, isEndOfState } from '../wire/device-piece.ts'
+import { type DevicePiece, decodeDevicePiece, isEndOfState } from '../wire/device-piece.ts'
 import type {
   DeviceSectionEvent,
   DeviceStateEvent,
@@ -108,7 +108,7 @@ export class DeviceLoader {
   piece(packet: DevicePacket): void {
     try {
       const device = this.#find(packet)
-      const decoded = decodePiece(packet.bytes)
+      const decoded = decodeDevicePiece(packet.bytes)
       if (!decoded.ok) {
         const { code, message } = decoded.error
         throw new MultifdError(code, `${device.handler.name}: ${message}`)

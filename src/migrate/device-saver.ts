@@ -1,15 +1,15 @@
 // The devices of the source once the guest has stopped: those whose state travels in pieces all at
-// once, over the channels; the others one after the other, for the main channel. It gives the last
-// sections to whoever writes them, and checks that no device sends far more than it had said.
+// once, over the channels; the others one after the other, for the main channel. It gives what
+// is left to whoever writes it, and checks that no device sends far more than it had said.
 
-import { encodeEndOfState, encodePiece, isEndOfState } from '../wire/device-piece.ts'
+import { encodeDevicePiece, endOfState, isEndOfState } from '../wire/device-piece.ts'
 import type { NamedHandler } from './named-handler.ts'
 
 /**
- * Pieces of one device that are out at a time: one that is sent, one that waits behind it in a
- * channel, and two that last while a VMM holds the event loop. That is at most 4 MiB of a device.
+ * Pieces of one device that are out at a time: enough for the channels of a common migration to be
+ * at work for it at once. That is at most 8 MiB of a device.
  */
-export const PIECES_IN_FLIGHT_MAX = 4
+export const PIECES_IN_FLIGHT_MAX = 8
 
 /**
  * What may come after the stop beyond `pendingExact`: an eighth of it, and 64 KiB for registers and
@@ -22,7 +22,7 @@ const SLACK_DIVISOR = 8
 export interface OutgoingPiece {
   idstr: string
   instanceId: number
-  /** Of our own, not to be copied by the caller. */
+  /** A few bytes in front of the data; copied. */
   prefix: Uint8Array
   /** The VMM's memory, which must stay as it is until the piece is sent. */
   data: Uint8Array
@@ -31,48 +31,46 @@ export interface OutgoingPiece {
 /** Sends one piece over any channel; resolves when its memory is not read any more. */
 export type SubmitPiece = (piece: OutgoingPiece) => Promise<void>
 
-/** The last section of a device, to be written behind RAM's END. */
-export interface SavedSection {
-  handler: NamedHandler
-  type: 'end' | 'full'
-  payload: Uint8Array
+/** What the last section of a device holds: END if the device is `sectioned`, else FULL. */
+export interface SavedState {
+  device: NamedHandler
+  state: Uint8Array
 }
 
 /**
  * Saves all devices; call it when the guest has stopped. Resolves when every piece was sent, with
- * the sections for the main channel in their order: ENDs, then FULLs. Rejects with the first error,
- * once no call into a device is in hand.
+ * what the main channel carries behind RAM's END, in order: ENDs, then FULLs. Rejects with the
+ * first error, once no call into a device is in hand.
  */
 export async function saveDevices(
   handlers: readonly NamedHandler[],
   submit: SubmitPiece,
-): Promise<SavedSection[]> {
+): Promise<SavedState[]> {
   const failures: unknown[] = []
   const guarded = async (work: Promise<void>) => {
     await work.catch((error: unknown) => failures.push(error))
   }
   const failed = () => failures.length > 0
-  const payloads = new Map<NamedHandler, Uint8Array>()
+  const states = new Map<NamedHandler, Uint8Array>()
   const whole = async () => {
     for (const handler of handlers) {
       if (handler.inPieces || failed()) continue
-      payloads.set(handler, await saveWhole(handler))
+      states.set(handler, await saveWhole(handler))
     }
   }
   const works = handlers.map(async (handler) => {
     if (!handler.inPieces) return
     await savePieces(handler, submit, failed)
-    payloads.set(handler, encodeEndOfState())
+    states.set(handler, endOfState())
   })
   await Promise.all([whole(), ...works].map(guarded))
   if (failed()) throw failures[0]
-  const sections = handlers.map((handler): SavedSection => {
-    const payload = payloads.get(handler) ?? new Uint8Array(0)
-    return { handler, type: handler.sectioned ? 'end' : 'full', payload }
+  const saved = handlers.map((device): SavedState => {
+    return { device, state: states.get(device) ?? new Uint8Array(0) }
   })
   return [
-    ...sections.filter(({ type }) => type === 'end'),
-    ...sections.filter(({ type }) => type === 'full'),
+    ...saved.filter(({ device }) => device.sectioned),
+    ...saved.filter(({ device }) => !device.sectioned),
   ]
 }
 
@@ -100,7 +98,7 @@ async function savePieces(
   const send = async (data: Uint8Array, last: boolean) => {
     promise.count(data.length)
     if (inFlight.size === PIECES_IN_FLIGHT_MAX) await Promise.race(inFlight)
-    const sent = submit({ idstr, instanceId, ...encodePiece({ index, last, data }) })
+    const sent = submit({ idstr, instanceId, ...encodeDevicePiece({ index, last, data }) })
     // One that failed stays, so that whoever waits for a place, or for all, hears of it.
     const settled = sent.then(() => void inFlight.delete(settled))
     settled.catch(() => {})

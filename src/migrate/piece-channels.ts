@@ -5,13 +5,19 @@ import assert from 'node:assert/strict'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import type { OutgoingPiece } from './device-saver.ts'
 
-/** Pieces that a channel holds: one it sends, one it finds waiting. */
-const PIECES_PER_CHANNEL_MAX = 2
+/**
+ * Pieces that a channel holds, as many as it takes at a time (native/channel/command_queue.h): one
+ * that it sends, and three that last while a VMM holds the event loop.
+ */
+const PIECES_PER_CHANNEL_MAX = 4
 
 /** What is asked of a send channel. */
 export interface PieceChannel {
-  /** Sends the piece in its turn; its memory is read until the channel reports it as done. */
-  submitDeviceState(piece: OutgoingPiece): void
+  /**
+   * Sends the piece in its turn; its memory is read until the channel reports it as done. False:
+   * the channel is over, which whoever watches channels hears of, and `fail` from there.
+   */
+  submitDeviceState(piece: OutgoingPiece): boolean
 }
 
 export class PieceChannels {

@@ -30,7 +30,7 @@ export interface DevicePiece {
  * A piece as two runs of bytes, so that the state of all but the last is not copied.
  * @throws RangeError if the index is not 0 .. 0xfffffffe
  */
-export function encodePiece(piece: DevicePiece): { prefix: Uint8Array; data: Uint8Array } {
+export function encodeDevicePiece(piece: DevicePiece): { prefix: Uint8Array; data: Uint8Array } {
   const { index, last, data } = piece
   checkUnsigned('the index of a piece', index, PIECE_INDEX_NONE - 1)
   const flags = last ? PIECE_FLAG_CONFIG_STATE : 0
@@ -39,7 +39,7 @@ export function encodePiece(piece: DevicePiece): { prefix: Uint8Array; data: Uin
 }
 
 /** Decodes the payload of a device-state packet; the data is a view of it. */
-export function decodePiece(bytes: Uint8Array): Result<DevicePiece> {
+export function decodeDevicePiece(bytes: Uint8Array): Result<DevicePiece> {
   const prefixEnd = PIECE_PREFIX_BYTES
   if (bytes.length < prefixEnd) {
     return refuse(`a piece has ${bytes.length} bytes, expected at least ${prefixEnd}`)
@@ -68,7 +68,7 @@ export function decodePiece(bytes: Uint8Array): Result<DevicePiece> {
 }
 
 /** What the END section of a device holds whose state travels in pieces. */
-export function encodeEndOfState(): Uint8Array {
+export function endOfState(): Uint8Array {
   return END_OF_STATE.slice()
 }
 

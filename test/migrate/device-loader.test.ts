@@ -7,7 +7,7 @@ import { DeviceLoader } from '../../src/migrate/device-loader.ts'
 import { checkDevices, type SaveStateHandler } from '../../src/migrate/save-state.ts'
 import { switchoverAcknowledged } from '../../src/migrate/switchover-ack.ts'
 import { be32, concatBytes } from '../../src/wire/bytes.ts'
-import { encodeEndOfState, encodePiece } from '../../src/wire/device-piece.ts'
+import { encodeDevicePiece, endOfState } from '../../src/wire/device-piece.ts'
 import type { DeviceSectionEvent, DeviceStateEvent } from '../../src/wire/main-stream-events.ts'
 
 const vga = { sectionId: 2, idstr: 'vga', instanceId: 0, versionId: 1 }
@@ -25,7 +25,7 @@ function section(
 }
 
 function packet(index: number, last = false, data = Uint8Array.of(index), idstr = 'vga') {
-  const { prefix, data: rest } = encodePiece({ index, last, data })
+  const { prefix, data: rest } = encodeDevicePiece({ index, last, data })
   return { idstr, instanceId: 0, bytes: concatBytes(prefix, rest) }
 }
 
@@ -72,7 +72,7 @@ describe('a device of several sections', () => {
     await settled()
     const pieces = ['vga piece 0 v1', 'vga piece 1 v1', 'vga piece 2 v1']
     expect(loaded.slice(1)).toEqual(pieces)
-    await loader.section(section('end', encodeEndOfState()), true)
+    await loader.section(section('end', endOfState()), true)
     await loader.finish()
     expect(loaded.slice(1)).toEqual([...pieces, 'vga complete 3 v1'])
     expect(errors).toEqual([])
@@ -84,7 +84,7 @@ describe('a device of several sections', () => {
       { load: async (_state, part) => (part === 'piece' ? slow.promise : undefined) },
     ])
     await loader.section(section('start'), false)
-    await loader.section(section('end', encodeEndOfState()), true)
+    await loader.section(section('end', endOfState()), true)
     let over = false
     const finished = loader.finish().then(() => (over = true))
     loader.piece(packet(1, true))
@@ -111,7 +111,7 @@ describe('a device of several sections', () => {
     const parted = loader.section(section('part'), false)
     loader.piece(packet(3, true))
     await Promise.all([started, parted])
-    await loader.section(section('end', encodeEndOfState()), true)
+    await loader.section(section('end', endOfState()), true)
     await loader.finish()
     expect([most, inside]).toEqual([1, 0])
   })
@@ -134,7 +134,7 @@ describe('a device of several sections', () => {
     await restarting
     await lost
     await loader.section(section('start'), false)
-    await loader.section(section('end', encodeEndOfState()), true)
+    await loader.section(section('end', endOfState()), true)
     loader.piece(packet(0))
     loader.piece(packet(1, true))
     await loader.finish()
@@ -147,7 +147,7 @@ describe('a device of several sections', () => {
     if (device === undefined) throw new Error('one device gives one handler')
     const loader = new DeviceLoader({ handlers: [device], queueBytesMax: 1, fail: () => {} })
     await expect(loader.section(section('start'), false)).rejects.toThrow(/while the guest runs/)
-    await loader.section(section('full', encodeEndOfState()), true)
+    await loader.section(section('full', endOfState()), true)
     await loader.finish()
   })
 })
@@ -314,7 +314,7 @@ describe('a piece is refused', () => {
     }
     const { loader, errors } = make([{ load }])
     await loader.section(section('start'), false)
-    await loader.section(section('end', encodeEndOfState()), true)
+    await loader.section(section('end', endOfState()), true)
     const finished = loader.finish()
     loader.piece(packet(0))
     await expect(finished).rejects.toThrow(/load of device "vga" .* failed: bad piece/)
@@ -327,13 +327,13 @@ describe('a piece is refused', () => {
     before.loader.piece(packet(1, true))
     before.loader.channelsEnded()
     expect(before.errors).toEqual([])
-    await before.loader.section(section('end', encodeEndOfState()), true)
+    await before.loader.section(section('end', endOfState()), true)
     await expect(before.loader.finish()).rejects.toThrow(/"vga" .* no piece 0 before .* ended/)
 
     const after = make([{ idstr: 'rtc' }, {}])
     await after.loader.section(section('full', nothing, { idstr: 'rtc' }), true)
     await after.loader.section(section('start'), false)
-    await after.loader.section(section('end', encodeEndOfState()), true)
+    await after.loader.section(section('end', endOfState()), true)
     after.loader.piece(packet(0))
     after.loader.channelsEnded()
     expect(after.errors.map((error) => error.message)).toEqual([
@@ -342,7 +342,7 @@ describe('a piece is refused', () => {
 
     const complete = make()
     await complete.loader.section(section('start'), false)
-    await complete.loader.section(section('end', encodeEndOfState()), true)
+    await complete.loader.section(section('end', endOfState()), true)
     complete.loader.piece(packet(0, true))
     complete.loader.channelsEnded()
     await complete.loader.finish()

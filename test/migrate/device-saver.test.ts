@@ -11,7 +11,7 @@ import {
 import { PieceChannels } from '../../src/migrate/piece-channels.ts'
 import { checkDevices, type SaveStateHandler } from '../../src/migrate/save-state.ts'
 import { concatBytes } from '../../src/wire/bytes.ts'
-import { decodePiece, encodeEndOfState } from '../../src/wire/device-piece.ts'
+import { decodeDevicePiece, endOfState } from '../../src/wire/device-piece.ts'
 import { randomNumbers, testSeed } from '../support/pages.ts'
 
 const seed = testSeed()
@@ -41,10 +41,13 @@ describe('devices after the stop', () => {
       handler('cpu', { complete: noting('cpu', 3) }),
       handler('nic', { setup: () => bytes(), complete: noting('nic', 4) }),
     ])
-    const sections = await saveDevices(handlers, never)
-    expect(
-      sections.map(({ handler: { idstr }, type, payload }) => `${idstr} ${type} ${payload}`),
-    ).toEqual(['disk end 2', 'nic end 4', 'rtc full 1', 'cpu full 3'])
+    const saved = await saveDevices(handlers, never)
+    expect(saved.map(({ device, state }) => `${device.idstr} ${state}`)).toEqual([
+      'disk 2',
+      'nic 4',
+      'rtc 1',
+      'cpu 3',
+    ])
     expect(order).toEqual(['rtc', 'rtc', 'disk', 'disk', 'cpu', 'cpu', 'nic', 'nic'])
   })
 
@@ -59,7 +62,7 @@ describe('devices after the stop', () => {
     const device = (idstr: string) =>
       handler(idstr, {
         *completePieces() {
-          for (let index = 0; index < 7; index += 1) yield bytes(index)
+          for (let index = 0; index < 12; index += 1) yield bytes(index)
         },
         complete: () => {
           completed.push([idstr, sentOf.get(idstr)])
@@ -68,27 +71,24 @@ describe('devices after the stop', () => {
       })
     const saved = saveDevices(checkDevices([device('a'), device('b')]), submit)
     await settled()
-    expect(out.map(({ piece }) => piece.idstr).sort()).toEqual([...'aaaabbbb'])
-    expect(PIECES_IN_FLIGHT_MAX).toBe(4)
+    expect(out.map(({ piece }) => piece.idstr).sort()).toEqual([...'aaaaaaaabbbbbbbb'])
+    expect(PIECES_IN_FLIGHT_MAX).toBe(8)
     for (const { piece, sent } of out) {
       sentOf.set(piece.idstr, (sentOf.get(piece.idstr) ?? 0) + 1)
       sent()
       await settled()
     }
     expect(completed).toEqual([
-      ['a', 7],
-      ['b', 7],
+      ['a', 12],
+      ['b', 12],
     ])
-    const sections = await saved
-    expect(sections.map(({ type, payload }) => [type, payload])).toEqual([
-      ['end', encodeEndOfState()],
-      ['end', encodeEndOfState()],
-    ])
+    const states = (await saved).map(({ state }) => state)
+    expect(states).toEqual([endOfState(), endOfState()])
     const ofA = out.filter(({ piece }) => piece.idstr === 'a').map(({ piece }) => piece)
-    const decoded = ofA.map(({ prefix, data }) => decodePiece(concatBytes(prefix, data)))
+    const decoded = ofA.map(({ prefix, data }) => decodeDevicePiece(concatBytes(prefix, data)))
     expect(decoded.map((piece) => piece.ok && piece.value)).toEqual([
-      ...[0, 1, 2, 3, 4, 5, 6].map((index) => ({ index, last: false, data: bytes(index) })),
-      { index: 7, last: true, data: bytes(99) },
+      ...Array.from({ length: 12 }, (_, index) => ({ index, last: false, data: bytes(index) })),
+      { index: 12, last: true, data: bytes(99) },
     ])
   })
 
@@ -125,7 +125,7 @@ describe('devices after the stop', () => {
     const network: { channelId: number; piece: OutgoingPiece }[] = []
     const channels = new PieceChannels(
       [0, 1, 2].map((channelId) => ({
-        submitDeviceState: (piece) => void network.push({ channelId, piece }),
+        submitDeviceState: (piece) => network.push({ channelId, piece }) > 0,
       })),
     )
     const named = (idstr: string) => ({ sectionId: 2, idstr, instanceId: 0, versionId: 1 })
@@ -152,9 +152,9 @@ describe('devices after the stop', () => {
       }
       await settled()
     }
-    for (const { handler: one, payload } of await saving) {
-      const end = { kind: 'device-section', type: 'end', payload } as const
-      await loader.section({ ...end, ...named(one.idstr) }, true)
+    for (const { device, state } of await saving) {
+      const end = { kind: 'device-section', type: 'end', payload: state } as const
+      await loader.section({ ...end, ...named(device.idstr) }, true)
     }
     await loader.finish()
     expect(errors).toEqual([])
@@ -179,7 +179,7 @@ describe('devices after the stop', () => {
     ],
     [
       'the end of pieces without pieces',
-      { ...iterable, complete: encodeEndOfState },
+      { ...iterable, complete: endOfState },
       /complete of device "liar" .* eight bytes/,
     ],
   ]
@@ -244,34 +244,34 @@ describe('channels that carry pieces', () => {
     const sent: string[] = []
     const channels = new PieceChannels(
       Array.from({ length: count }, (_, channelId) => ({
-        submitDeviceState: ({ idstr }) => void sent.push(`${channelId} ${idstr}`),
+        submitDeviceState: ({ idstr }) => sent.push(`${channelId} ${idstr}`) > 0,
       })),
     )
     return { channels, sent }
   }
 
-  it('get each piece on the freest, and hold two at most', async () => {
+  it('get each piece on the freest, and hold four at most', async () => {
     const { channels, sent } = make(2)
-    const done = [...'abcdef'].map((name) => channels.submit(piece(name)))
-    expect(sent).toEqual(['0 a', '1 b', '0 c', '1 d'])
+    const done = [...'abcdefghij'].map((name) => channels.submit(piece(name)))
+    expect(sent.join()).toBe('0 a,1 b,0 c,1 d,0 e,1 f,0 g,1 h')
     channels.done(1)
-    expect(sent.slice(4)).toEqual(['1 e'])
+    expect(sent.slice(8)).toEqual(['1 i'])
     channels.done(0)
     channels.done(0)
-    expect(sent.slice(5)).toEqual(['0 f'])
-    for (const channelId of [0, 1, 1]) channels.done(channelId)
+    expect(sent.slice(9)).toEqual(['0 j'])
+    for (const channelId of [0, 0, 0, 1, 1, 1, 1]) channels.done(channelId)
     await Promise.all(done)
     expect(() => channels.done(0)).toThrow(/holds no piece/)
   })
 
   it('let nobody wait once the migration has failed', async () => {
     const { channels, sent } = make(1)
-    const waiting = [...'abc'].map((name) => channels.submit(piece(name)))
+    const waiting = [...'abcdef'].map((name) => channels.submit(piece(name)))
     const lost = new MultifdError('ERR_MULTIFD_PEER_CLOSED', 'the channel broke')
     channels.fail(lost)
     for (const one of waiting) await expect(one).rejects.toBe(lost)
-    await expect(channels.submit(piece('d'))).rejects.toBe(lost)
+    await expect(channels.submit(piece('g'))).rejects.toBe(lost)
     channels.done(0)
-    expect(sent).toEqual(['0 a', '0 b'])
+    expect(sent).toHaveLength(4)
   })
 })

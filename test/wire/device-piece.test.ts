@@ -4,9 +4,9 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { be32, be64, concatBytes } from '../../src/wire/bytes.ts'
 import {
-  decodePiece,
-  encodeEndOfState,
-  encodePiece,
+  decodeDevicePiece,
+  encodeDevicePiece,
+  endOfState,
   isEndOfState,
 } from '../../src/wire/device-piece.ts'
 
@@ -15,27 +15,27 @@ const payload = (...words: number[]) => concatBytes(...words.map(be32))
 
 describe('a piece of a device', () => {
   it('has the bytes of QEMU', () => {
-    const first = encodePiece({ index: 3, last: false, data: bytes(7, 8) })
+    const first = encodeDevicePiece({ index: 3, last: false, data: bytes(7, 8) })
     expect(concatBytes(first.prefix, first.data)).toEqual(
       concatBytes(payload(0, 3, 0), bytes(7, 8)),
     )
-    const last = encodePiece({ index: 4, last: true, data: bytes(9) })
+    const last = encodeDevicePiece({ index: 4, last: true, data: bytes(9) })
     expect(Buffer.from(concatBytes(last.prefix, last.data)).toString('hex')).toBe(
       `${'00000000'}${'00000004'}${'00000001'}${'ffffffffef100002'}09${'ffffffffef100001'}`,
     )
-    expect(Buffer.from(encodeEndOfState()).toString('hex')).toBe('ffffffffef100001')
+    expect(Buffer.from(endOfState()).toString('hex')).toBe('ffffffffef100001')
   })
 
   it('does not copy what it need not', () => {
     const data = new Uint8Array(5)
-    expect(encodePiece({ index: 0, last: false, data }).data).toBe(data)
+    expect(encodeDevicePiece({ index: 0, last: false, data }).data).toBe(data)
   })
 
   it('comes back as it was', () => {
     fc.assert(
       fc.property(fc.nat(0xffff_fffe), fc.boolean(), fc.uint8Array(), (index, last, data) => {
-        const encoded = encodePiece({ index, last, data })
-        const piece = decodePiece(concatBytes(encoded.prefix, encoded.data))
+        const encoded = encodeDevicePiece({ index, last, data })
+        const piece = decodeDevicePiece(concatBytes(encoded.prefix, encoded.data))
         expect(piece).toEqual({ ok: true, value: { index, last, data } })
       }),
     )
@@ -49,13 +49,17 @@ describe('a piece of a device', () => {
     ['the last without words', payload(0, 5, 1), 'PROTOCOL', /last piece, 5, is not between/],
     [
       'the last without its end',
-      concatBytes(encodePiece({ index: 5, last: true, data: bytes(1) }).prefix, be64(1), be64(2)),
+      concatBytes(
+        encodeDevicePiece({ index: 5, last: true, data: bytes(1) }).prefix,
+        be64(1),
+        be64(2),
+      ),
       'PROTOCOL',
       /last piece, 5/,
     ],
   ]
   it.each(bad)('%s is refused', (_title, input, code, sentence) => {
-    const piece = decodePiece(input)
+    const piece = decodeDevicePiece(input)
     expect(piece.ok ? undefined : piece.error.code).toBe(`ERR_MULTIFD_${code}`)
     expect(piece.ok ? '' : piece.error.message).toMatch(sentence)
   })
@@ -69,9 +73,9 @@ describe('a piece of a device', () => {
     )
     fc.assert(
       fc.property(noise, (input) => {
-        const piece = decodePiece(input)
+        const piece = decodeDevicePiece(input)
         if (piece.ok) {
-          const again = encodePiece(piece.value)
+          const again = encodeDevicePiece(piece.value)
           expect(concatBytes(again.prefix, again.data)).toEqual(input)
         }
       }),
@@ -81,13 +85,13 @@ describe('a piece of a device', () => {
 
   it('refuses to be written with no index', () => {
     const piece = { index: 0xffff_ffff, last: false, data: bytes() }
-    expect(() => encodePiece(piece)).toThrow(RangeError)
+    expect(() => encodeDevicePiece(piece)).toThrow(RangeError)
   })
 
   it('is told from the end of one by all its bytes', () => {
-    expect(isEndOfState(encodeEndOfState())).toBe(true)
-    expect(isEndOfState(concatBytes(encodeEndOfState(), bytes(0)))).toBe(false)
-    expect(isEndOfState(encodeEndOfState().subarray(1))).toBe(false)
+    expect(isEndOfState(endOfState())).toBe(true)
+    expect(isEndOfState(concatBytes(endOfState(), bytes(0)))).toBe(false)
+    expect(isEndOfState(endOfState().subarray(1))).toBe(false)
     expect(isEndOfState(be64(1))).toBe(false)
   })
 })
