@@ -1,13 +1,16 @@
-// See ram_state.h. Two bitmaps per block, this round's and the next one's. Nothing here ever clears
-// a bit of `next`; begin_round() clears the old round's, which nobody writes to, and flips.
+// See ram_state.h. Three bitmaps per block: the next round's, this one's, and the previous one's.
+// Nothing here ever clears a bit of `next`; begin_round() clears `previous`, which nobody writes
+// to, and flips.
 //
-//   tracker.collect ─► next ◄─ late_collect, discard        flip: next becomes round
-//                        │
-//                      round ─► plan ─► extents ─► channel threads read it
+//   tracker.collect ─► next ◄─ late_collect, discard    flip: next becomes round, round previous,
+//                        │  ◄─ give_back ◄───┐                and previous next
+//                      round ─► previous ────┘
+//                        └─► plan ─► extents ─► channel threads read it
 #include "guest/ram_state.h"
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <utility>
 
 namespace multifd {
@@ -16,23 +19,49 @@ namespace {
 
 constexpr uint64_t kExtentMaxWords = (1ULL << 30) / kPageSize / kPagesPerWord;  // 1 GiB
 
+Result<void> check_received(const std::vector<RamBlock>& blocks,
+                            std::span<const ReceivedPages> received) {
+  if (received.size() != blocks.size()) {
+    return Error::make(ErrorCode::kLimit,
+                       "got bitmaps of received pages for %zu RAM blocks, expected %zu",
+                       received.size(), blocks.size());
+  }
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const uint64_t words = (blocks[i].page_count() + kPagesPerWord - 1) / kPagesPerWord;
+    if (!received[i] || received[i]->size() == words * sizeof(uint64_t)) continue;
+    return Error::make(ErrorCode::kLimit,
+                       "the bitmap of received pages of RAM block \"%s\" has %zu bytes, "
+                       "expected %llu",
+                       blocks[i].idstr.c_str(), received[i]->size(),
+                       static_cast<unsigned long long>(words * sizeof(uint64_t)));
+  }
+  return {};
+}
+
+uint64_t word_of(const std::vector<uint8_t>& bytes, uint64_t index) {
+  static_assert(std::endian::native == std::endian::little);
+  uint64_t word = 0;
+  std::memcpy(&word, bytes.data() + index * sizeof word, sizeof word);
+  return word;
+}
+
 }  // namespace
 
 RamState::RamState(std::shared_ptr<GuestMemory> memory, std::unique_ptr<DirtyTracker> tracker,
-                   std::vector<std::array<DirtyBitmap, 2>> bitmaps)
+                   std::vector<std::array<DirtyBitmap, 3>> bitmaps)
     : memory_(std::move(memory)), tracker_(std::move(tracker)), bitmaps_(std::move(bitmaps)) {}
 
 Result<std::shared_ptr<RamState>> RamState::create(std::shared_ptr<GuestMemory> memory,
                                                    std::unique_ptr<DirtyTracker> tracker) {
-  std::vector<std::array<DirtyBitmap, 2>> bitmaps;
+  std::vector<std::array<DirtyBitmap, 3>> bitmaps;
   for (const RamBlock& block : memory->blocks()) {
-    std::array<DirtyBitmap, 2> pair;
-    for (DirtyBitmap& bitmap : pair) {
+    std::array<DirtyBitmap, 3> three;
+    for (DirtyBitmap& bitmap : three) {
       Result<DirtyBitmap> created = DirtyBitmap::create(block.page_count());
       if (!created) return created.error();
       bitmap = std::move(*created);
     }
-    bitmaps.push_back(std::move(pair));
+    bitmaps.push_back(std::move(three));
   }
   std::shared_ptr<RamState> state(
       new RamState(std::move(memory), std::move(tracker), std::move(bitmaps)));
@@ -95,14 +124,14 @@ std::vector<BlockRun> RamState::take_zero_runs(size_t limit) {
 }
 
 Result<uint64_t> RamState::begin_round() {
-  const size_t next = 1 - current_;
+  const size_t next = next_index();
   for (uint32_t block = 0; block < bitmaps_.size(); ++block) {
     DirtyBitmap& into = bitmaps_[block][next];
     const Result<uint64_t> collected =
         tracker_->collect(block, {0, into.page_count()}, into, nullptr);
     if (!collected) return collected.error();
   }
-  for (std::array<DirtyBitmap, 2>& pair : bitmaps_) pair[current_].clear();
+  for (std::array<DirtyBitmap, 3>& three : bitmaps_) three[previous_index()].clear();
   {
     // discard() marks and discards under this mutex. So a page whose mark is in the bitmap that
     // becomes the round here has been discarded by now, and is read after it.
@@ -111,8 +140,8 @@ Result<uint64_t> RamState::begin_round() {
   }
   keep_round_from_zero_pages();
   uint64_t pages = 0;
-  for (const std::array<DirtyBitmap, 2>& pair : bitmaps_) {
-    pages += pair[next].count({0, pair[next].page_count()});
+  for (const std::array<DirtyBitmap, 3>& three : bitmaps_) {
+    pages += three[next].count({0, three[next].page_count()});
   }
   return pages;
 }
@@ -121,7 +150,7 @@ Result<uint64_t> RamState::extend_round() {
   uint64_t pages = 0;
   for (uint32_t block = 0; block < bitmaps_.size(); ++block) {
     DirtyBitmap& round = bitmaps_[block][current_];
-    DirtyBitmap& next = bitmaps_[block][1 - current_];
+    DirtyBitmap& next = bitmaps_[block][next_index()];
     {
       const std::lock_guard lock(flip_mutex_);  // as in begin_round(), against discard()
       const uint64_t words = next.word_count();
@@ -137,6 +166,27 @@ Result<uint64_t> RamState::extend_round() {
     pages += round.count({0, round.page_count()});
   }
   keep_round_from_zero_pages();
+  return pages;
+}
+
+Result<uint64_t> RamState::give_back(BegunRound which, std::span<const ReceivedPages> received) {
+  if (auto fits = check_received(memory_->blocks(), received); !fits) return fits.error();
+  const size_t given = which == BegunRound::kCurrent ? current_ : previous_index();
+  uint64_t pages = 0;
+  for (uint32_t block = 0; block < bitmaps_.size(); ++block) {
+    DirtyBitmap& from = bitmaps_[block][given];
+    DirtyBitmap& next = bitmaps_[block][next_index()];
+    const uint64_t words = from.word_count();
+    for (uint64_t index = from.next_dirty_word(0, words); index < words;
+         index = from.next_dirty_word(index + 1, words)) {
+      uint64_t bits = from.word(index).load(std::memory_order_relaxed);
+      if (received[block]) bits &= ~word_of(*received[block], index);
+      if (bits == 0) continue;
+      next.word(index).fetch_or(bits, std::memory_order_relaxed);
+      pages += static_cast<uint64_t>(std::popcount(bits));
+    }
+    from.clear();
+  }
   return pages;
 }
 
@@ -170,7 +220,7 @@ std::vector<Extent> RamState::plan(uint64_t target_dirty_bytes) const {
 }
 
 Result<void> RamState::late_collect(const Extent& extent) {
-  DirtyBitmap& next = bitmaps_[extent.block][1 - current_];
+  DirtyBitmap& next = bitmaps_[extent.block][next_index()];
   const Result<uint64_t> collected = tracker_->collect(
       extent.block, {extent.first_page, extent.page_count}, next, &round(extent.block));
   if (!collected) return collected.error();
@@ -197,14 +247,14 @@ Result<void> RamState::discard(uint32_t block_index, PageRange range) {
                        "end",
                        static_cast<unsigned long long>(range.count), block.idstr.c_str());
   }
-  bitmaps_[block_index][1 - current_].set(range);
+  bitmaps_[block_index][next_index()].set(range);
   return block.mapping->discard({block.first_page + range.first, range.count});
 }
 
 Result<uint64_t> RamState::collect_into_next() {
   uint64_t pages = 0;
   for (uint32_t block = 0; block < bitmaps_.size(); ++block) {
-    DirtyBitmap& next = bitmaps_[block][1 - current_];
+    DirtyBitmap& next = bitmaps_[block][next_index()];
     const Result<uint64_t> collected =
         tracker_->collect(block, {0, next.page_count()}, next, nullptr);
     if (!collected) return collected.error();

@@ -1,6 +1,8 @@
-// The source's book of a migration's RAM: which pages this round carries, and which the next.
-// Owns the tracker. It decides nothing: TypeScript asks for a round and a plan, channel threads
-// scan. Bits of a round stay set until the next round begins.
+// The source's book of a migration's RAM: which pages this round carries, which the next will, and
+// which the round before carried, for as long as the peer may not have taken it. Owns the tracker.
+// It decides nothing: TypeScript asks for a round and a plan, channel threads scan. Nobody clears
+// bits of a round until the second round after it begins, or it is given back. Costs three bits per
+// page of the guest, in memory that stays unpopulated where no bit was ever set.
 #pragma once
 
 #include <array>
@@ -8,6 +10,8 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -21,8 +25,14 @@ struct BlockRun {
   PageRange pages;
 };
 
+// Pages of one RAM block that the peer has: bit i of the little-endian bitmap is page i; none: it
+// has nothing of the block. Its length is that of the block's bitmap, in whole 64-bit words.
+using ReceivedPages = std::optional<std::vector<uint8_t>>;
+
 class RamState {
  public:
+  enum class BegunRound : uint8_t { kCurrent, kPrevious };
+
   static Result<std::shared_ptr<RamState>> create(std::shared_ptr<GuestMemory> memory,
                                                   std::unique_ptr<DirtyTracker> tracker);
 
@@ -31,14 +41,22 @@ class RamState {
 
   // Arms the tracker; call once, before the first round.
   Result<void> start();
-  // round := next | collect(everything); next := nothing. No extent may be in work. Returns the
-  // number of pages of the round. Any one thread (a libuv worker); discard() may run meanwhile.
-  // After an error the round before still stands and nothing is lost: it may be called again.
+  // previous := round; round := next | collect(everything); next := nothing. No extent may be in
+  // work. What `previous` was is forgotten: who wants to resume begins a round only when the peer
+  // acknowledged the one before the last. Returns the number of pages of the round. Any one thread
+  // (a libuv worker); discard() may run meanwhile. After an error the rounds before still stand and
+  // nothing is lost: it may be called again.
   Result<uint64_t> begin_round();
   // round |= next | collect(everything), before any extent of the round is in work: for a round
   // that was begun, and becomes the last one because the guest was stopped instead of sending it.
   // Returns the number of pages of the round now.
   Result<uint64_t> extend_round();
+  // For a round whose pages may not have arrived, when its connection is gone:
+  // next |= pages of the round without those in `received` (one entry per block); then that round
+  // is empty. No extent may be in work. A page that was written since it was sent is in `next` or
+  // still with the tracker, so it goes again though it was received. Returns how many pages were
+  // given back; kLimit, with nothing changed, where `received` does not fit the blocks.
+  Result<uint64_t> give_back(BegunRound which, std::span<const ReceivedPages> received);
   // Cuts the round into extents of at most target_dirty_bytes of dirty pages, each within one
   // block, at most 1 GiB of address space, on kPagesPerWord boundaries; skips clean words. An
   // extent holds at least one word, so up to 256 KiB of dirty pages however low the target.
@@ -77,12 +95,16 @@ class RamState {
   // dirty and their content is undefined.
   Result<void> discard(uint32_t block, PageRange range);
   RamState(std::shared_ptr<GuestMemory> memory, std::unique_ptr<DirtyTracker> tracker,
-           std::vector<std::array<DirtyBitmap, 2>> bitmaps);
+           std::vector<std::array<DirtyBitmap, 3>> bitmaps);
   const std::shared_ptr<GuestMemory> memory_;
   const std::unique_ptr<DirtyTracker> tracker_;
   // What is in the round will be sent, or found zero, anew.
   void keep_round_from_zero_pages();
-  std::vector<std::array<DirtyBitmap, 2>> bitmaps_;  // [block][current_ = round, other = next]
+  // The three change places in a circle: what was the round is the previous one, the next one is
+  // the round, and the previous one, cleared, is the next.
+  [[nodiscard]] size_t next_index() const { return (current_ + 1) % 3; }
+  [[nodiscard]] size_t previous_index() const { return (current_ + 2) % 3; }
+  std::vector<std::array<DirtyBitmap, 3>> bitmaps_;  // [block][current_ = round, ...]
   // By block; none unless collect_zero_pages() was called. Words are shared atomics.
   std::vector<DirtyBitmap> zero_pages_;
   // Changed by begin_round() only, while no extent is in work, under flip_mutex_. Channel threads
