@@ -1,21 +1,59 @@
 #include "channel/receive_channel.h"
 
+#include <bit>
+
 #include "base/iov.h"
 #include "guest/file_write.h"
 #include "guest/page_ops.h"
 #include "guest/prefault.h"
 
 namespace multifd {
+namespace {
+
+// Calls visit(word, bits) with the bits of the pages at these offsets, until it gives an error.
+// They ascend as a rule, so that is once per word of a bitmap, and not once per page.
+template <typename Visit>
+Result<void> for_each_word(std::span<const uint64_t> offsets, Visit visit) {
+  size_t i = 0;
+  while (i < offsets.size()) {
+    const uint64_t index = offsets[i] / kPageSize / kPagesPerWord;
+    uint64_t bits = 0;
+    for (; i < offsets.size() && offsets[i] / kPageSize / kPagesPerWord == index; ++i) {
+      bits |= 1ULL << (offsets[i] / kPageSize % kPagesPerWord);
+    }
+    if (auto visited = visit(index, bits); !visited) return visited;
+  }
+  return {};
+}
+
+void set_pages(DirtyBitmap& bitmap, std::span<const uint64_t> offsets) {
+  static_cast<void>(for_each_word(offsets, [&bitmap](uint64_t index, uint64_t bits) {
+    std::atomic<uint64_t>& word = bitmap.word(index);
+    // A look costs less than a locked access: in later rounds most bits are set already.
+    if ((bits & ~word.load(std::memory_order_relaxed)) != 0) {
+      word.fetch_or(bits, std::memory_order_relaxed);
+    }
+    return Result<void>();
+  }));
+}
+
+}  // namespace
 
 Result<std::shared_ptr<ReceiveGroup>> ReceiveGroup::create(std::shared_ptr<GuestMemory> memory) {
   auto group = std::make_shared<ReceiveGroup>();
   for (const RamBlock& block : memory->blocks()) {
-    auto bitmap = DirtyBitmap::create(block.page_count());
-    if (!bitmap) return bitmap.error();
-    group->received.push_back(std::move(*bitmap));
+    for (auto* const bitmaps : {&group->received, &group->received_since_sync}) {
+      auto bitmap = DirtyBitmap::create(block.page_count());
+      if (!bitmap) return bitmap.error();
+      bitmaps->push_back(std::move(*bitmap));
+    }
   }
   group->memory = std::move(memory);
   return group;
+}
+
+void ReceiveGroup::clear_received_since_sync() {
+  for (DirtyBitmap& bitmap : received_since_sync) bitmap.clear();
 }
 
 Result<std::unique_ptr<ReceiveChannel>> ReceiveChannel::start(UniqueFd fd,
@@ -85,7 +123,9 @@ Result<void> ReceiveChannel::receive() {
     // with this payload in one system call.
     more = read_payload(!sync);
     ++packets_;
-    if (!more) break;
+    // Told to stop, it may have returned in the middle of the payload.
+    if (!more || stopping()) break;
+    count_in(header);
     normal_pages_ += header.normal_pages;
     zero_pages_ += header.zero_pages;
     if (sync) {
@@ -118,12 +158,11 @@ Result<void> ReceiveChannel::place(const RamHeader& header) {
   }
   const RamBlock& block = *last_block_;
   if (auto checked = check_offsets(header, block.used_length); !checked) return checked;
-  DirtyBitmap& received =
-      group_->received[static_cast<size_t>(&block - group_->memory->blocks().data())];
+  DirtyBitmap& received = group_->received[last_block_index()];
+  set_pages(received, std::span(header.offsets).first(header.normal_pages));
   uint8_t* run_end = nullptr;
   for (uint32_t i = 0; i < header.normal_pages; ++i) {
     uint8_t* const host = block.host() + header.offsets[i];
-    received.set(header.offsets[i] / kPageSize);
     if (host == run_end) {
       iov_[iov_count_ - 1].iov_len += kPageSize;
     } else {
@@ -132,17 +171,30 @@ Result<void> ReceiveChannel::place(const RamHeader& header) {
     run_end = host + kPageSize;
   }
   payload_bytes_ = header.payload_bytes;
-  for (uint32_t i = header.normal_pages; i < header.pages(); ++i) {
-    if (auto zeroed = apply_zero_page(block, received, header.offsets[i] / kPageSize); !zeroed) {
-      return zeroed;
+  const auto zero = std::span(header.offsets).subspan(header.normal_pages, header.zero_pages);
+  return for_each_word(zero, [&](uint64_t index, uint64_t bits) -> Result<void> {
+    // The others were never written since the memory was emptied.
+    bits &= received.word(index).load(std::memory_order_relaxed);
+    for (; bits != 0; bits &= bits - 1) {
+      const uint64_t page = index * kPagesPerWord + static_cast<uint64_t>(std::countr_zero(bits));
+      if (auto zeroed = zero_page(block, page); !zeroed) return zeroed;
     }
-  }
-  return {};
+    return {};
+  });
 }
 
-Result<void> ReceiveChannel::apply_zero_page(const RamBlock& block, DirtyBitmap& received,
-                                             uint64_t page) {
-  if (!received.test(page)) return {};  // never written since the memory was emptied
+// All of the packet is in memory.
+void ReceiveChannel::count_in(const RamHeader& header) {
+  if (header.pages() == 0) return;
+  set_pages(group_->received_since_sync[last_block_index()],
+            std::span(header.offsets).first(header.pages()));
+}
+
+size_t ReceiveChannel::last_block_index() const {
+  return static_cast<size_t>(last_block_ - group_->memory->blocks().data());
+}
+
+Result<void> ReceiveChannel::zero_page(const RamBlock& block, uint64_t page) {
   if (block.mapping->reads_allocate()) {
     return block.mapping->discard({block.first_page + page, 1});
   }

@@ -20,12 +20,21 @@
 
 namespace multifd {
 
-// What the channels of one incoming migration share: the memory, emptied, and which pages were
-// received since. A page never received is still absent, so a zero page needs no write there.
+// What the channels of one incoming migration share: the memory, emptied, and which pages came.
+// Outlives its channels: when a connection broke, those of the next one join the same group. Costs
+// two bits per page of the guest, in memory that stays unpopulated where no bit was ever set.
 struct ReceiveGroup {
   static Result<std::shared_ptr<ReceiveGroup>> create(std::shared_ptr<GuestMemory> memory);
+  // JavaScript thread, while all channels are parked at a SYNC or have ended.
+  void clear_received_since_sync();
+
   std::shared_ptr<GuestMemory> memory;
-  std::vector<DirtyBitmap> received;  // per block; atomic words
+  // By block; atomic words. Set before the first byte of a page is written: what is not set is
+  // still absent, so a zero page needs no write there.
+  std::vector<DirtyBitmap> received;
+  // By block; atomic words. Pages of packets, zero pages too, that arrived as a whole and are in
+  // memory: not those that a connection tore in two, or in a packet with one that was.
+  std::vector<DirtyBitmap> received_since_sync;
 };
 
 struct ReceiveChannelOptions {
@@ -64,7 +73,9 @@ class ReceiveChannel final : public ChannelThread {
   Result<void> write_runs(std::span<const iovec> runs);
   Result<bool> read_fully(std::span<iovec> iov, size_t payload_bytes, size_t header_bytes);
   Result<void> place(const RamHeader& header);
-  Result<void> apply_zero_page(const RamBlock& block, DirtyBitmap& received, uint64_t page);
+  void count_in(const RamHeader& header);
+  [[nodiscard]] size_t last_block_index() const;
+  static Result<void> zero_page(const RamBlock& block, uint64_t page);
   void publish();
 
   // Immutable after start.
