@@ -188,6 +188,8 @@ std::vector<ReceiveGroupWrap::PropertyDescriptor> ReceiveGroupWrap::methods() {
   return {
       InstanceMethod("applyZeroRun", &ReceiveGroupWrap::apply_zero_run),
       InstanceMethod("applyPages", &ReceiveGroupWrap::apply_pages),
+      InstanceMethod("receivedSinceSync", &ReceiveGroupWrap::received_since_sync),
+      InstanceMethod("clearReceivedSinceSync", &ReceiveGroupWrap::clear_received_since_sync),
       InstanceMethod("close", &ReceiveGroupWrap::close),
   };
 }

@@ -60,6 +60,8 @@ class ReceiveGroupWrap : public Wrapped<ReceiveGroupWrap, std::shared_ptr<Receiv
  private:
   Napi::Value apply_zero_run(const Napi::CallbackInfo& info);
   Napi::Value apply_pages(const Napi::CallbackInfo& info);
+  Napi::Value received_since_sync(const Napi::CallbackInfo& info);
+  void clear_received_since_sync(const Napi::CallbackInfo& info);
   void close(const Napi::CallbackInfo& info);
 };
 

@@ -32,6 +32,7 @@ std::vector<RamStateWrap::PropertyDescriptor> RamStateWrap::methods() {
       InstanceMethod("start", &RamStateWrap::start),
       InstanceMethod("beginRound", &RamStateWrap::begin_round),
       InstanceMethod("extendRound", &RamStateWrap::extend_round),
+      InstanceMethod("giveBack", &RamStateWrap::give_back),
       InstanceMethod("plan", &RamStateWrap::plan),
       InstanceMethod("takeZeroRuns", &RamStateWrap::take_zero_runs),
       InstanceMethod("collectIntoNext", &RamStateWrap::collect_into_next),
@@ -78,9 +79,10 @@ Napi::Value RamStateWrap::start(const Napi::CallbackInfo& info) {
 }
 
 // Promise<number of pages> of a scan over all memory.
-Napi::Value RamStateWrap::scan(Napi::Env env, Result<uint64_t> (RamState::*work)()) {
+Napi::Value RamStateWrap::scan(Napi::Env env, std::function<Result<uint64_t>(RamState&)> work) {
   return run_leased<uint64_t>(
-      env, "multifd.scan", memory_of(state_), [ram = state_, work] { return (*ram.*work)(); },
+      env, "multifd.scan", memory_of(state_),
+      [ram = state_, work = std::move(work)] { return work(*ram); },
       [](Napi::Env result_env, uint64_t pages) -> Napi::Value {
         return Napi::Number::New(result_env, static_cast<double>(pages));
       });
@@ -96,6 +98,28 @@ Napi::Value RamStateWrap::extend_round(const Napi::CallbackInfo& info) {
 
 Napi::Value RamStateWrap::collect_into_next(const Napi::CallbackInfo& info) {
   return scan(info.Env(), &RamState::collect_into_next);
+}
+
+// giveBack("current" | "previous", (Uint8Array | null)[]): Promise<number of pages>.
+Napi::Value RamStateWrap::give_back(const Napi::CallbackInfo& info) {
+  const bool previous = info[0].IsString() && info[0].As<Napi::String>().Utf8Value() == "previous";
+  const auto which =
+      previous ? RamState::BegunRound::kPrevious : RamState::BegunRound::kCurrent;
+  // Copied: JavaScript may write to its arrays while the work runs.
+  std::vector<ReceivedPages> received;
+  if (info[1].IsArray()) {
+    const auto bitmaps = info[1].As<Napi::Array>();
+    received.resize(bitmaps.Length());
+    for (uint32_t i = 0; i < bitmaps.Length(); ++i) {
+      const Napi::Value bitmap = bitmaps[i];
+      if (!bitmap.IsTypedArray()) continue;
+      const auto bytes = bitmap.As<Napi::Uint8Array>();
+      received[i].emplace(bytes.Data(), bytes.Data() + bytes.ByteLength());
+    }
+  }
+  return scan(info.Env(), [which, received = std::move(received)](RamState& ram) {
+    return ram.give_back(which, received);
+  });
 }
 
 // plan(targetDirtyBytes): Promise<Float64Array> of block, first page, page count, dirty pages.

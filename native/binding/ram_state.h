@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -24,9 +25,10 @@ class RamStateWrap : public Wrapped<RamStateWrap, std::shared_ptr<RamState>> {
  private:
   Napi::Value tracker(const Napi::CallbackInfo& info);
   Napi::Value start(const Napi::CallbackInfo& info);
-  Napi::Value scan(Napi::Env env, Result<uint64_t> (RamState::*work)());
+  Napi::Value scan(Napi::Env env, std::function<Result<uint64_t>(RamState&)> work);
   Napi::Value begin_round(const Napi::CallbackInfo& info);
   Napi::Value extend_round(const Napi::CallbackInfo& info);
+  Napi::Value give_back(const Napi::CallbackInfo& info);
   Napi::Value plan(const Napi::CallbackInfo& info);
   Napi::Value take_zero_runs(const Napi::CallbackInfo& info);
   Napi::Value collect_into_next(const Napi::CallbackInfo& info);

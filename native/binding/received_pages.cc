@@ -1,5 +1,8 @@
 #include "binding/received_pages.h"
 
+#include <bit>
+#include <cstring>
+
 #include "binding/channels.h"
 #include "binding/work.h"
 #include "channel/main_channel_pages.h"
@@ -34,6 +37,29 @@ Napi::Value ReceiveGroupWrap::apply_pages(const Napi::CallbackInfo& info) {
   return undefined_or_error(info.Env(),
                             multifd::apply_pages(*state_, block, to_uint64(info[1]),
                                                  {bytes.Data(), bytes.ByteLength()}));
+}
+
+// receivedSinceSync(block): a Uint8Array, little-endian, whole 64-bit words; empty after close().
+Napi::Value ReceiveGroupWrap::received_since_sync(const Napi::CallbackInfo& info) {
+  const uint64_t block = to_uint64(info[0]);
+  if (!state_ || block >= state_->received_since_sync.size()) {
+    return Napi::Uint8Array::New(info.Env(), 0);
+  }
+  const DirtyBitmap& bitmap = state_->received_since_sync[block];
+  auto bytes = Napi::Uint8Array::New(info.Env(), bitmap.word_count() * sizeof(uint64_t));
+  static_assert(std::endian::native == std::endian::little);
+  const uint64_t words = bitmap.word_count();
+  // The array is zeroed, and most of a bitmap is.
+  for (uint64_t index = bitmap.next_dirty_word(0, words); index < words;
+       index = bitmap.next_dirty_word(index + 1, words)) {
+    const uint64_t word = bitmap.word(index).load(std::memory_order_relaxed);
+    std::memcpy(bytes.Data() + index * sizeof word, &word, sizeof word);
+  }
+  return bytes;
+}
+
+void ReceiveGroupWrap::clear_received_since_sync(const Napi::CallbackInfo&) {
+  if (state_) state_->clear_received_since_sync();
 }
 
 Napi::Value file_data_ranges(const Napi::CallbackInfo& info) {

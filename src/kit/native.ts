@@ -120,6 +120,15 @@ export interface NativeRamState {
   start(): Promise<undefined | NativeError>
   beginRound(): Promise<number | NativeError>
   extendRound(): Promise<number | NativeError>
+  /**
+   * When the connection is gone and its channels have ended: pages of the current round, or of the
+   * one before, go into the next one, but for those in `received`. One entry per block, as
+   * `receivedSinceSync` gives it; null: nothing of the block arrived. How many pages it were.
+   */
+  giveBack(
+    which: 'current' | 'previous',
+    received: (Uint8Array | null)[],
+  ): Promise<number | NativeError>
   plan(targetDirtyBytes: number): Promise<Float64Array | NativeError>
   /**
    * Block, first page and count of zero pages that were left out of packets, absent ones included;
@@ -148,6 +157,14 @@ export interface NativeReceiveGroup {
   applyZeroRun(block: number, firstPage: number, pageCount: number): undefined | NativeError
   /** `bytes` are whole pages, copied before the call returns. */
   applyPages(block: number, firstPage: number, bytes: Uint8Array): undefined | NativeError
+  /**
+   * A copy of the bitmap of pages that arrived over the channels since it was last cleared: bit i
+   * of the little-endian bitmap is page i, padded to 8 bytes. Complete when the channels have
+   * ended.
+   */
+  receivedSinceSync(block: number): Uint8Array
+  /** While all channels are parked at a SYNC, or have ended. */
+  clearReceivedSinceSync(): void
   close(): void
 }
 

@@ -133,7 +133,7 @@ export class Receiver implements AsyncDisposable {
   readonly port: number
   readonly channels: ReceiveChannel[] = []
   readonly #acceptor: Acceptor
-  readonly #group
+  readonly group
   readonly #method: NativeCompression
   readonly #ended = deferred()
   readonly #wanted: number
@@ -154,7 +154,7 @@ export class Receiver implements AsyncDisposable {
     this.#method = compression
     this.#wanted = channels
     this.#hold = hold
-    this.#group = checked(native().createReceiveGroup(memory), 'a receive group')
+    this.group = checked(native().createReceiveGroup(memory), 'a receive group')
     this.#acceptor = new Acceptor({ host: HOST, port: 0 }, 10_000, {
       connection: (connection) => this.#take(connection),
       failed: (error) => this.#failed(error),
@@ -181,7 +181,7 @@ export class Receiver implements AsyncDisposable {
 
   #take(connection: NativeConnection): void {
     const channel: ReceiveChannel = new ReceiveChannel(
-      this.#group,
+      this.group,
       connection,
       {
         syncArrived: () => {
@@ -213,7 +213,7 @@ export class Receiver implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.channels.map((channel) => channel.destroy()))
     await this.#acceptor.destroy()
-    this.#group.close()
+    this.group.close()
   }
 }
 
