@@ -69,23 +69,39 @@ export interface OwnCapabilities {
   commit: boolean
   /** What pages are compressed with. */
   compression: NativeCompression
+  /**
+   * The source can resume on a new connection: 32 lower-case hexadecimal digits, the same on all
+   * connections of a migration, and unguessable. Default: it cannot.
+   */
+  resume?: string
+  /** The source stops its guest only when the destination's devices are ready. Default false. */
+  switchoverAck?: boolean
 }
 
 const CHANNELS_KEY = 'multifd-channels='
 const COMMIT_ENTRY = 'commit'
 /** Named as QEMU's parameter; absent for none, as versions before it were. */
 const COMPRESSION_KEY = 'multifd-compression='
+const RESUME_KEY = 'resume='
+const RESUME_TOKEN = /^[0-9a-f]{32}$/
+/** Named as QEMU's capability. */
+const SWITCHOVER_ACK_ENTRY = 'switchover-ack'
 const METHODS: readonly NativeCompression[] = ['none', 'zlib', 'zstd']
 
-/** @throws RangeError if the number of channels is not 1 .. 255 */
+/** @throws RangeError if the number of channels is not 1 .. 255, or the token not 32 digits */
 export function formatOwnCapabilities(own: OwnCapabilities): string[] {
-  const { channels, commit, compression } = own
+  const { channels, commit, compression, resume, switchoverAck = false } = own
   if (channels === 0) throw new RangeError(`expected channels to be 1 .. ${CHANNELS_MAX}, got 0`)
   checkUnsigned('channels', channels, CHANNELS_MAX)
+  if (resume !== undefined && !RESUME_TOKEN.test(resume)) {
+    throw new RangeError('expected the resume token to be 32 lower-case hexadecimal digits')
+  }
   return [
     `${CHANNELS_KEY}${channels}`,
     ...(commit ? [COMMIT_ENTRY] : []),
     ...(compression === 'none' ? [] : [`${COMPRESSION_KEY}${compression}`]),
+    ...(resume === undefined ? [] : [`${RESUME_KEY}${resume}`]),
+    ...(switchoverAck ? [SWITCHOVER_ACK_ENTRY] : []),
   ]
 }
 
@@ -94,9 +110,20 @@ export function parseOwnCapabilities(capabilities: readonly string[]): Result<Ow
   let channels: number | undefined
   let commit = false
   let compression: NativeCompression | undefined
+  let resume: string | undefined
+  let switchoverAck = false
   for (const entry of capabilities) {
     if (entry === COMMIT_ENTRY && !commit) {
       commit = true
+    } else if (entry === SWITCHOVER_ACK_ENTRY && !switchoverAck) {
+      switchoverAck = true
+    } else if (entry.startsWith(RESUME_KEY) && resume === undefined) {
+      resume = entry.slice(RESUME_KEY.length)
+      if (!RESUME_TOKEN.test(resume)) {
+        return refuse(
+          `the source resumes with ${quote(resume)}, expected 32 lower-case hexadecimal digits`,
+        )
+      }
     } else if (entry.startsWith(CHANNELS_KEY) && channels === undefined) {
       const text = entry.slice(CHANNELS_KEY.length)
       channels = /^[1-9]\d{0,2}$/.test(text) ? Number(text) : Number.NaN
@@ -117,7 +144,11 @@ export function parseOwnCapabilities(capabilities: readonly string[]): Result<Ow
     }
   }
   if (channels === undefined) return refuse(`the source announces no ${CHANNELS_KEY}N capability`)
-  return ok({ channels, commit, compression: compression ?? 'none' })
+  return ok({
+    ...{ channels, commit, compression: compression ?? 'none' },
+    ...(resume === undefined ? {} : { resume }),
+    ...(switchoverAck ? { switchoverAck } : {}),
+  })
 }
 
 function quote(text: string): string {

@@ -11,6 +11,8 @@ import {
   parseOwnCapabilities,
 } from '../../src/wire/dialect.ts'
 
+const TOKEN = '0'.repeat(32)
+
 describe('the dialect', () => {
   it.each([
     ['pc-q35-7.2', 'per-section'],
@@ -54,11 +56,23 @@ describe('our own ends', () => {
         fc.integer({ min: 1, max: 255 }),
         fc.boolean(),
         fc.constantFrom('none' as const, 'zlib' as const, 'zstd' as const),
-        (channels, commit, compression) => {
-          const value = { channels, commit, compression }
+        fc.option(
+          fc
+            .uint8Array({ minLength: 16, maxLength: 16 })
+            .map((b) => Buffer.from(b).toString('hex')),
+        ),
+        fc.boolean(),
+        (channels, commit, compression, resume, switchoverAck) => {
+          const value = {
+            ...{ channels, commit, compression },
+            ...(resume === null ? {} : { resume }),
+            ...(switchoverAck ? { switchoverAck } : {}),
+          }
           const list = formatOwnCapabilities(value)
           expect(parseOwnCapabilities(list)).toEqual({ ok: true, value })
           expect(parseOwnCapabilities(list.toReversed())).toEqual({ ok: true, value })
+          expect(list.includes(`resume=${resume}`)).toBe(resume !== null)
+          expect(list.includes('switchover-ack')).toBe(switchoverAck)
           const named = list.filter((entry) => entry.startsWith('multifd-compression='))
           expect(named).toEqual(
             compression === 'none' ? [] : [`multifd-compression=${compression}`],
@@ -83,6 +97,12 @@ describe('our own ends', () => {
       ['multifd-channels=4', 'multifd-compression=zlib', 'multifd-compression=zstd'],
       /"multifd-compression=zstd".*twice/,
     ],
+    [['multifd-channels=4', 'resume='], /with "", expected 32/],
+    [['multifd-channels=4', `resume=${'a'.repeat(31)}`], /expected 32 lower-case/],
+    [['multifd-channels=4', `resume=${'a'.repeat(33)}`], /expected 32 lower-case/],
+    [['multifd-channels=4', `resume=${'A'.repeat(32)}`], /expected 32 lower-case/],
+    [['multifd-channels=4', `resume=${TOKEN}`, `resume=${TOKEN}`], /"resume=0{32}".*twice/],
+    [['multifd-channels=4', 'switchover-ack', 'switchover-ack'], /"switchover-ack".*twice/],
     [['multifd-channels=4', 'postcopy-ram'], /"postcopy-ram", which this version does not know/],
   ])('refuse %j', (list, sentence) => {
     const result = parseOwnCapabilities(list)
@@ -93,6 +113,13 @@ describe('our own ends', () => {
     for (const channels of [0, 256, 1.5, Number.NaN]) {
       const own = { channels, commit: true, compression: 'none' } as const
       expect(() => formatOwnCapabilities(own)).toThrow(RangeError)
+    }
+  })
+
+  it('cannot announce a token that is none', () => {
+    for (const resume of ['', TOKEN.slice(1), `${TOKEN}0`, 'g'.repeat(32), `${TOKEN}\n`]) {
+      const own = { channels: 1, commit: true, compression: 'none', resume } as const
+      expect(() => formatOwnCapabilities(own)).toThrow(/32 lower-case/)
     }
   })
 })

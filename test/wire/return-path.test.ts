@@ -1,4 +1,4 @@
-// The return path: every answer, every split, and what is refused.
+// The return path: every answer of QEMU's, every split, and what is refused.
 
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
