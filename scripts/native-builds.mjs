@@ -1,6 +1,6 @@
-// The builds with sanitizers: the native tests (CMake) and the addon (cmake-js). On its own,
-// `node scripts/native-builds.mjs addon address` or `tests thread` builds one of them. Nothing is
-// downloaded: Node's headers are the ones that came with this Node.
+// The builds with sanitizers: the native tests and the addon, in one folder per sanitizer. On its
+// own, `node scripts/native-builds.mjs addon address` or `tests thread` builds one of them. Nothing
+// is downloaded: Node's headers are the ones that came with this Node.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -10,12 +10,12 @@ import { fileURLToPath } from 'node:url'
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const SHORT_NAMES = { address: 'asan', thread: 'tsan' }
 
-export function testsFolder(sanitizer) {
-  return join(root, `build-native-${SHORT_NAMES[sanitizer]}`)
+export function folderOf(sanitizer) {
+  return join(root, `build-${SHORT_NAMES[sanitizer]}`)
 }
 
 export function addonPath(sanitizer) {
-  return join(root, `build-addon-${SHORT_NAMES[sanitizer]}`, 'Release/multifd.node')
+  return join(folderOf(sanitizer), 'Release/multifd.node')
 }
 
 /** The sentence that says which tool is missing and how to get it; undefined when all are there. */
@@ -33,7 +33,9 @@ export function missingTool() {
 
 /** Builds the native tests. Returns what was printed when that failed, undefined when it worked. */
 export function buildTests(sanitizer) {
-  const folder = testsFolder(sanitizer)
+  // With the addon, whose tests come later: what both need is compiled once.
+  if (sanitizer === 'address') return runCmakeJs(sanitizer)
+  const folder = folderOf(sanitizer)
   const jobs = String(availableParallelism())
   return (
     run('cmake', ['-S', root, '-B', folder, `-DMULTIFD_SANITIZE=${sanitizer}`]) ??
@@ -43,13 +45,17 @@ export function buildTests(sanitizer) {
 
 /** Builds the addon under a sanitizer; the same result. */
 export function buildAddon(sanitizer) {
+  return runCmakeJs(sanitizer, ['--target', 'multifd'])
+}
+
+function runCmakeJs(sanitizer, more = []) {
   const cmakeJs = join(root, 'node_modules/cmake-js/bin/cmake-js')
-  const folder = dirname(dirname(addonPath(sanitizer)))
+  const folder = folderOf(sanitizer)
   const jobs = String(availableParallelism())
   // cmake-js looks for headers where npm's nodedir setting says, and else downloads them.
   const prefix = headersPrefix()
   const env = prefix === undefined ? {} : { npm_config_nodedir: prefix }
-  const options = [`--CDMULTIFD_SANITIZE=${sanitizer}`, '--parallel', jobs]
+  const options = [`--CDMULTIFD_SANITIZE=${sanitizer}`, '--parallel', jobs, ...more]
   return run(process.execPath, [cmakeJs, 'build', '-d', root, '-O', folder, ...options], env)
 }
 
@@ -101,5 +107,5 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     console.error(failure)
     process.exit(1)
   }
-  console.log(what === 'addon' ? addonPath(sanitizer) : testsFolder(sanitizer))
+  console.log(what === 'addon' ? addonPath(sanitizer) : folderOf(sanitizer))
 }

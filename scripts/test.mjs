@@ -98,7 +98,7 @@ function runNativeTests(sanitizer) {
   }
   const [command, ...commandArguments] = [
     ...(sanitizer === 'thread' ? native.threadSanitizerPrefix() : []),
-    ...['ctest', '--test-dir', native.testsFolder(sanitizer), '--verbose'],
+    ...['ctest', '--test-dir', native.folderOf(sanitizer), '--verbose'],
     ...['--parallel', String(availableParallelism())],
   ]
   const { status, stdout, stderr } = spawnSync(command, commandArguments, {
