@@ -2,7 +2,9 @@
 // lists them. Progress goes to stderr, the report to stdout; with --json its last line is one
 // object. It only picks comparisons and prints: what is measured, and how, is in comparisons/.
 import { Command, CommanderError } from 'commander'
+import type { benchReport } from '../src/report/bench-report.ts'
 import { readEnvironment } from '../src/report/environment.ts'
+import { ReportFile } from '../src/report/report-file.ts'
 import { COMPARISONS, listing } from './all-comparisons.ts'
 import type { Comparison } from './comparison.ts'
 import { jsonLine, textReport } from './report.ts'
@@ -62,10 +64,11 @@ function declareProgram(ended: (exitCode: number) => void): Command {
       .command(comparison.name)
       .description(comparison.question)
       .option('--json', 'print one JSON object on the last line')
+      .option('--report <file>', 'write an HTML page with plots to this file')
     comparison
       .declare(command)
       .allowExcessArguments(false)
-      .action((options: { json?: boolean }) => measure(comparison, options))
+      .action((options: OutputOptions) => measure(comparison, options))
   }
   program
     .command('all')
@@ -93,7 +96,15 @@ async function measureAll(program: Command, flags: object): Promise<number> {
   return exitCode
 }
 
-async function measure(comparison: Comparison<never>, options: { json?: boolean }): Promise<void> {
+interface OutputOptions {
+  readonly json?: boolean
+  readonly report?: string
+}
+
+async function measure(comparison: Comparison<never>, options: OutputOptions): Promise<void> {
+  // Hours later would be late to hear that it cannot be written.
+  await using file =
+    options.report === undefined ? undefined : await ReportFile.open(options.report)
   const before = readEnvironment('loopback')
   const findings = await comparison.run({
     options: options as never, // commander made it from the comparison's own declarations
@@ -103,10 +114,22 @@ async function measure(comparison: Comparison<never>, options: { json?: boolean 
   const { interface: over = before.interface, qemu: peer } = findings
   const environment = { ...before, interface: over, ...(peer === undefined ? {} : { qemu: peer }) }
   console.log(textReport(comparison.name, comparison.question, environment, findings))
-  if (options.json) {
-    const { results, ratios, skipped = [] } = findings
-    console.log(jsonLine({ comparison: comparison.name, environment, results, ratios, skipped }))
+  const { results, ratios, skipped = [] } = findings
+  const report = { comparison: comparison.name, environment, results, ratios, skipped }
+  if (options.json) console.log(jsonLine(report))
+  if (file !== undefined) {
+    const { tables, notes } = findings
+    const render = await loadReport()
+    await file.write(render({ ...report, question: comparison.question, tables, notes }))
   }
+}
+
+/**
+ * Drawing takes a fifth of a second to load: only who wants a report pays. A function of its own,
+ * as tsc does not rewrite the path of an import beside `await using`.
+ */
+async function loadReport(): Promise<typeof benchReport> {
+  return (await import('../src/report/bench-report.ts')).benchReport
 }
 
 // Names what was refused, and what there is instead.

@@ -2,6 +2,7 @@
 // gathers what both sides measured. It prints nothing; progress goes to the display it is given,
 // and every failure comes out as one StartError that says where the guest is.
 import { type MigrationResult, MigrationSource } from '../../src/index.ts'
+import type { MigrationRecorder } from '../../src/report/recorder.ts'
 import { DestinationNode } from './destination-node.ts'
 import type { Display } from './display.ts'
 import { DEVICES_NAME, guestMemoryOf, hashRam, PageRate, waitFor } from './guest-ram.ts'
@@ -41,8 +42,14 @@ export type Move = {
  */
 export async function moveGuest(
   options: StartOptions,
-  { signal, display }: { signal: AbortSignal; display: Display },
+  parts: {
+    signal: AbortSignal
+    display: Display
+    /** Is told what the display is. */
+    recorder?: MigrationRecorder | undefined
+  },
 ): Promise<Move> {
+  const { signal, display, recorder } = parts
   const memorySizeBytes = options.memoryMib * MIB
   const peerTimeoutMs = PEER_TIMEOUT_MS + PEER_TIMEOUT_MS_PER_MIB * options.memoryMib
   await using destination = new DestinationNode({ memorySizeBytes, peerTimeoutMs })
@@ -81,7 +88,10 @@ export async function moveGuest(
     })
     const rate = new PageRate(machine)
     const migration = source.migrate(uri, { signal })
-    for await (const progress of migration) display.progress(progress)
+    for await (const progress of migration) {
+      display.progress(progress)
+      recorder?.migrating(progress)
+    }
     const result = await migration.result
     const lastInstructionAtMs = machine.lastInstructionAtMs ?? Number.NaN
     // performance.now counts from the start of this process, the machine's clock does not.

@@ -35,6 +35,8 @@ export type StartOptions = {
   /** MB/s, 10^6 bytes; 0 = no limit. */
   readonly bandwidth: number
   readonly downtimeLimitMs: number
+  /** Where to write the page about it; undefined: nowhere. */
+  readonly report: string | undefined
   readonly json: boolean
 }
 
@@ -101,6 +103,7 @@ function createCommand(): Command {
           2_000_000,
         ),
       )
+      .option('--report <file>', 'write an HTML page about it to this file')
       .option('--json', 'print one JSON object as the last line', false)
       .helpOption('-h, --help', 'print this')
       .addHelpText('after', EXPLANATION)
@@ -141,6 +144,7 @@ function planOf(command: Command): StartOptions {
     compressionLevel: number | undefined
     bandwidth: number
     downtimeLimit: number | undefined
+    report: string | undefined
     json: boolean
   }>()
   const workingSetMib = given.workingSet ?? Math.floor(given.memory / 2)
@@ -165,6 +169,7 @@ function planOf(command: Command): StartOptions {
     compressionLevel: given.compressionLevel,
     bandwidth: given.bandwidth,
     downtimeLimitMs: given.downtimeLimit ?? (rate === 0 ? FLAT_OUT_LIMIT_MS : PACED_LIMIT_MS),
+    report: given.report,
     json: given.json,
   }
 }

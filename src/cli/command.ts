@@ -6,6 +6,14 @@ import type { Command } from 'commander'
 export const EXIT_FAILED = 1
 export const EXIT_USAGE = 2
 
+/** Of `--report`, which several commands have. */
+export const REPORT_DESCRIPTION = 'write an HTML page about it to this file'
+
+/** What went wrong beside the matter. */
+export function warn(sentence: string): void {
+  console.error(`multifd: warning: ${sentence}`)
+}
+
 export interface CommandDeclaration {
   readonly name: string
   /** A sentence for `multifd --help`. */

@@ -5,12 +5,14 @@ import { CommanderError, Option } from 'commander'
 import { formatBytes } from '../kit/format.ts'
 import { CHANNELS_MAX } from '../kit/limits.ts'
 import { COMPRESSIONS } from '../kit/native.ts'
+import { outcomeOfReception } from '../report/outcomes.ts'
+import { RunningReport } from '../report/running-report.ts'
 import { sourceCommands } from '../snapshot/qemu-commands.ts'
 import { CHANNELS_DEFAULT, type ReceiveSnapshotOptions } from '../snapshot/receive-options.ts'
 import { type Reception, receiveSnapshot } from '../snapshot/receive-snapshot.ts'
 import type { ReceptionProgress, ReceptionResult } from '../snapshot/reception.ts'
 import { orWrongUsage, wholeNumberOf } from './arguments.ts'
-import { type CommandDeclaration, EXIT_FAILED } from './command.ts'
+import { type CommandDeclaration, EXIT_FAILED, REPORT_DESCRIPTION, warn } from './command.ts'
 import { listenForInterrupts } from './interrupts.ts'
 import { formatSeconds, StatusLine } from './status-line.ts'
 
@@ -35,6 +37,7 @@ interface Flags {
   switchoverAck?: true
   peerTimeout?: number
   handshakeTimeout?: number
+  report?: string
   json?: true
 }
 
@@ -63,17 +66,22 @@ export const receive: CommandDeclaration = {
       .option('--switchover-ack', 'the source has switchover-ack on, with a machine before 8.1')
       .option('--handshake-timeout <seconds>', 'until all connections are there; 10', seconds)
       .option('--peer-timeout <seconds>', 'a source silent for so long has failed; 10', seconds)
+      .option('--report <file>', REPORT_DESCRIPTION)
       .option('--json', 'print one JSON object at the end, on stdout')
       .addHelpText('after', EXPLANATION)
       .action(async (uri: string, flags: Flags) => {
         using interrupts = listenForInterrupts()
         const options = toOptions(flags, interrupts.signal)
+        await using page = await orWrongUsage(openReport(uri, flags))
         try {
           const reception = await orWrongUsage(receiveSnapshot(uri, options))
           sayWhatToType(reception, flags)
-          await showProgress(reception)
-          report(await reception.result, flags)
+          await showProgress(reception, page)
+          const result = await reception.result
+          await page?.completed(outcomeOfReception(result), result)
+          report(result, flags)
         } catch (error) {
+          await page?.failed(error, interrupts.signal.aborted ? 'cancelled' : 'failed')
           if (error instanceof CommanderError) throw error
           if (flags.json) printJson({ status: 'failed', ...asFields(error) })
           const { exitCode = EXIT_FAILED } = interrupts
@@ -113,10 +121,18 @@ function sayWhatToType({ uri }: Reception, { channels, compression }: Flags): vo
   console.error(lines.join('\n'))
 }
 
-async function showProgress(reception: Reception): Promise<void> {
+function openReport(uri: string, { out, channels, report }: Flags) {
+  const lead = `Into ${out}, over ${channels} channels.`
+  return RunningReport.open(report, { title: 'A guest becomes a snapshot', lead, over: uri }, warn)
+}
+
+async function showProgress(reception: Reception, page: RunningReport | undefined): Promise<void> {
   const line = new StatusLine()
   try {
-    for await (const event of reception) line.show(progressText(event))
+    for await (const event of reception) {
+      line.show(progressText(event))
+      page?.recorder.receiving(event)
+    }
   } finally {
     line.clear()
   }

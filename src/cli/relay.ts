@@ -15,9 +15,11 @@ import {
   type RelayOptions,
   sidesOf,
 } from '../relay/relay-options.ts'
+import { outcomeOfRelay } from '../report/outcomes.ts'
+import { RunningReport } from '../report/running-report.ts'
 import { type QemuCommand, sourceCommands } from '../snapshot/qemu-commands.ts'
 import { orWrongUsage, wholeNumberOf } from './arguments.ts'
-import { type CommandDeclaration, EXIT_FAILED } from './command.ts'
+import { type CommandDeclaration, EXIT_FAILED, REPORT_DESCRIPTION, warn } from './command.ts'
 import { formatSeconds, StatusLine } from './status-line.ts'
 
 const SECONDS_MAX = 24 * 3600
@@ -33,6 +35,7 @@ interface Flags {
   toLevel?: number
   peerTimeout?: number
   allowPlaintext?: true
+  report?: string
   json?: true
 }
 
@@ -72,22 +75,26 @@ export const relay: CommandDeclaration = {
         'a side silent for so long has failed; 10',
         wholeNumberOf(1, SECONDS_MAX),
       )
+      .option('--report <file>', REPORT_DESCRIPTION)
       .option('--json', 'print one JSON object at the end, on stdout')
       .addHelpText('after', EXPLANATION)
       .action(async (listenUri: string, connectUri: string, flags: Flags) => {
         const operator = new AbortController()
         const options = toOptions(flags, operator.signal)
+        await using page = await orWrongUsage(openReport(listenUri, connectUri, flags))
         const begin = async (): Promise<Relay> => startRelay(listenUri, connectUri, options)
         const passing = await orWrongUsage(begin())
         const signals = new OperatorSignals(passing, operator)
         try {
           sayWhatToType(await passing.listening, connectUri, options)
-          await show(passing)
+          await show(passing, page)
           const result = await passing.result
+          await page?.completed(outcomeOfRelay(result))
           say(`the destination has the guest: ${summary(result)}`)
           if (!result.sourceTold) say('the source is gone: look that it does not run the guest')
           if (flags.json) console.log(JSON.stringify(result))
         } catch (error) {
+          await page?.failed(error, statusOf(passing.status))
           const { code = null, message } = error as { code?: string; message: string }
           say(`multifd: ${message}`)
           if (flags.json) console.log(JSON.stringify({ status: passing.status, code, message }))
@@ -97,6 +104,16 @@ export const relay: CommandDeclaration = {
         }
       })
   },
+}
+
+function openReport(listenUri: string, connectUri: string, { report }: Flags) {
+  const over = `${listenUri}, ${connectUri}`
+  const lead = `From ${listenUri} to ${connectUri}.`
+  return RunningReport.open(report, { title: 'A relayed migration', lead, over }, warn)
+}
+
+function statusOf(status: string): 'failed' | 'cancelled' | 'unknown' {
+  return status === 'cancelled' || status === 'unknown' ? status : 'failed'
 }
 
 function methodOption(flags: string, description: string): Option {
@@ -133,11 +150,12 @@ function sayCommands(heading: string, commands: readonly QemuCommand[]): void {
 }
 
 /** A line per status, and on a terminal one that shows how far it is. */
-async function show(passing: Relay): Promise<void> {
+async function show(passing: Relay, page: RunningReport | undefined): Promise<void> {
   const line = new StatusLine()
   let status = ''
   try {
     for await (const progress of passing) {
+      page?.recorder.relaying(progress)
       if (progress.status !== status) {
         line.clear()
         sayStatus(progress)

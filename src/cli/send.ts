@@ -5,6 +5,8 @@ import { Option } from 'commander'
 import { formatBytes } from '../kit/format.ts'
 import { CHANNELS_MAX } from '../kit/limits.ts'
 import { COMPRESSIONS } from '../kit/native.ts'
+import { outcomeOfSending } from '../report/outcomes.ts'
+import { RunningReport } from '../report/running-report.ts'
 import { ENGINES, ZERO_COPY } from '../schedule/engine-choice.ts'
 import { isHashed } from '../snapshot/manifest.ts'
 import { destinationRecipe } from '../snapshot/qemu-advice.ts'
@@ -14,7 +16,7 @@ import type { SendOutcome, SendProgress } from '../snapshot/send-progress.ts'
 import { type SnapshotSending, sendSnapshot } from '../snapshot/send-snapshot.ts'
 import { readManifest } from '../snapshot/snapshot-directory.ts'
 import { orWrongUsage, wholeNumberOf } from './arguments.ts'
-import { type CommandDeclaration, EXIT_FAILED } from './command.ts'
+import { type CommandDeclaration, EXIT_FAILED, REPORT_DESCRIPTION, warn } from './command.ts'
 import { listenForInterrupts } from './interrupts.ts'
 import { formatSeconds, StatusLine } from './status-line.ts'
 
@@ -47,6 +49,7 @@ interface Flags {
   uuid?: string
   peerTimeout?: number
   allowPlaintext?: true
+  report?: string
   json?: true
 }
 
@@ -96,20 +99,24 @@ export const send: CommandDeclaration = {
         wholeNumberOf(1, SECONDS_MAX),
       )
       .option('--allow-plaintext', 'send beyond this machine, on a network you trust')
+      .option('--report <file>', REPORT_DESCRIPTION)
       .option('--json', 'print one JSON object at the end, on stdout')
       .addHelpText('after', EXPLANATION)
       .action(async (directory: string, uris: string[], flags: Flags) => {
         using interrupts = listenForInterrupts()
         const options = toOptions(flags, interrupts.signal)
+        await using page = await orWrongUsage(openReport(directory, uris, flags))
         const sending = await orWrongUsage((async () => sendSnapshot(directory, uris, options))())
         try {
           await sayWhatIsNeeded(directory, flags)
-          await showProgress(sending)
+          await showProgress(sending, page)
           const outcomes = await sending.result
+          await page?.completed(outcomeOfSending(outcomes))
           report(outcomes, flags)
           const failed = outcomes.some(({ status }) => status !== 'completed')
           if (failed) ended(interrupts.exitCode ?? EXIT_FAILED)
         } catch (error) {
+          await page?.failed(error, interrupts.signal.aborted ? 'cancelled' : 'failed')
           if (flags.json) printJson({ status: 'failed', ...asFields(error) })
           console.error(`multifd: ${error instanceof Error ? error.message : error}`)
           ended(interrupts.exitCode ?? EXIT_FAILED)
@@ -158,10 +165,22 @@ async function sayWhatIsNeeded(directory: string, flags: Flags): Promise<void> {
   if (!isHashed(manifest)) console.error(`multifd: warning: ${NOT_HASHED}`)
 }
 
-async function showProgress(sending: SnapshotSending): Promise<void> {
+function openReport(directory: string, uris: readonly string[], { channels, report }: Flags) {
+  const over = uris.join(', ')
+  const lead = `From ${directory} to ${over}, over ${channels} channels each.`
+  return RunningReport.open(report, { title: 'A snapshot becomes a guest', lead, over }, warn)
+}
+
+async function showProgress(
+  sending: SnapshotSending,
+  page: RunningReport | undefined,
+): Promise<void> {
   const line = new StatusLine()
   try {
-    for await (const event of sending) line.show(progressText(event))
+    for await (const event of sending) {
+      line.show(progressText(event))
+      page?.recorder.sending(event)
+    }
   } finally {
     line.clear()
   }

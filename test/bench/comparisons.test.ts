@@ -1,6 +1,8 @@
 // `npm run bench` from outside, at sizes that take seconds. These are no measurements: they only
 // show that every comparison runs to its end and keeps the shape of its report.
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { ScratchFolder } from '../../bench/qemu/scratch-folder.ts'
 import { Rig } from '../../bench/rig.ts'
@@ -33,7 +35,10 @@ describe('comparisons', () => {
   })
 
   test('sparse compares a guest full of holes with a small one', async () => {
-    const { results, ratios } = await report('sparse', '--smoke')
+    const page = join(tmpdir(), `multifd-sparse-${process.pid}.html`)
+    onTestFinished(() => rmSync(page, { force: true }))
+    const { results, ratios } = await report('sparse', '--smoke', '--report', page)
+    expect(readFileSync(page, 'utf8')).toMatch(/Benchmark: sparse[\s\S]*sparse vs dense[\s\S]*<svg/)
     expectRatio(ratios.sparseVsDense, 2)
     expect(results.destinationResidentBytes).toBeGreaterThanOrEqual(64 * MIB)
     expect(results.destinationResidentBytes).toBeLessThan(66 * MIB)
@@ -153,6 +158,7 @@ describe('refusals', () => {
     [['all', '--memory', '1GiB'], /unknown option '--memory'\nOptions of all: --json, --smoke/],
     [['scaling', '--memory', '1GiB'], /unknown option '--memory'\nOptions of scaling: .*--pairs/],
     [['ceiling', '--speed', '3'], /unknown option '--speed'\nOptions of ceiling: .*--memory/],
+    [['sparse', '--report', '/no/page.html'], /\/no\/page\.html cannot be written \(ENOENT\)/],
     [['sparse', '--memory', '4G'], /unknown option '--memory'\nOptions of sparse: .*--populated/],
     [['ceiling', '--memory', '3'], /'--memory <size>' argument '3' is invalid.*4096/],
     [

@@ -25,6 +25,7 @@ describe('multifd receive', () => {
     [['receive', uri, '--out', 'OUT', '--compression', 'lz4'], 'none, zlib, zstd'],
     [['receive', uri, '--out', 'OUT', '--uuid', '1'], 'xxxxxxxx-xxxx'],
     [['receive', 'http://x', '--out', 'OUT'], 'not a migration URI'],
+    [['receive', uri, '--out', 'OUT', '--report', '/no/page.html'], 'cannot be written (ENOENT)'],
   ])('refuses %j with exit code 2', async (args, problem) => {
     const end = await runCli(...args.map((arg) => (arg === 'OUT' ? out() : arg)))
     expect(end.stderr).toContain(problem)

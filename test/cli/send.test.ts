@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -69,9 +69,13 @@ describe('multifd send', () => {
 
   it('ends with 1 if one of several fails, and says which', async () => {
     await using destination = await ReplayDestination.listen(legacy)
-    const end = await runCli('send', snapshot, uri, destination.uri, '--json')
+    const page = join(scratch, 'page.html')
+    const end = await runCli('send', snapshot, uri, destination.uri, '--json', '--report', page)
     expect(end.stderr).toMatch(/multifd: tcp:127\.0\.0\.1:1: connecting to .* failed/)
     expect(end.exitCode).toBe(1)
+    expect(readFileSync(page, 'utf8')).toMatch(
+      /failed: tcp:127\.0\.0\.1:1: connecting to .* failed/,
+    )
     const { destinations } = JSON.parse(end.stdout)
     expect(destinations).toMatchObject([
       { uri, status: 'failed', error: { code: 'ERR_MULTIFD_CHANNEL' } },

@@ -2,7 +2,8 @@
 // what it leaves behind. Waits for what the example prints, never for time.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
@@ -140,12 +141,18 @@ describe('moving the guest', () => {
   })
 
   test('what came of zero-copy is one line of what it prints', async () => {
-    const started = new Started(['--memory', '64'])
+    const page = join(tmpdir(), `multifd-start-${process.pid}.html`)
+    onTestFinished(() => rmSync(page, { force: true }))
+    const started = new Started(['--memory', '64', '--report', page])
     expect(await started.exitCode(), started.stderr).toBe(0)
     expect(started.stdout).toMatch(
       /^ {2}zero-copy +auto: 0.0 % of the bytes not copied, \d+\.\d % tried and copied, /m,
     )
     expect(started.stdout).toContain('no registered buffers: the kernel copies on loopback')
+    const text = readFileSync(page, 'utf8')
+    for (const part of ['with 64 MiB', 'the kernel copies on loopback', 'RAM identical', '<svg']) {
+      expect(text).toContain(part)
+    }
   })
 
   test('a bandwidth limit is kept', async () => {
@@ -165,6 +172,7 @@ describe('refusing', () => {
     [['--compression-level', '1'], 'is for --compression zlib or zstd'],
     [['--compression', 'zlib', '--compression-level', '10'], 'is 10, expected at most 9 for zlib'],
     [['--compression', 'zlib', '--zero-copy', 'on'], "'--zero-copy on' does not go with"],
+    [['--report', '/no/such/page.html'], '/no/such/page.html cannot be written (ENOENT)'],
     [['--working-set', '64'], "'--working-set <MiB>' is 64, expected at most 63"],
   ])('%j is refused by name, with exit code 2', async (args, sentence) => {
     const started = new Started([...args, '--json'])
