@@ -12,7 +12,7 @@ import {
   unitOfTime,
 } from './figures.ts'
 import type { Markup } from './markup.ts'
-import type { DowntimeParts, MigrationRecord, Outcome } from './migration-record.ts'
+import type { DowntimeParts, MigrationRecord, Outcome, Sample } from './migration-record.ts'
 import { card, factsOf, picture, renderPage, type Tile, tableOf } from './page.ts'
 import { stackPlot } from './plots.ts'
 import { roundCards } from './round-cards.ts'
@@ -22,6 +22,15 @@ import { throughputCard } from './throughput-card.ts'
 
 /** So many channels' counters are embedded. */
 const CHANNELS_MAX = 32
+
+const SAMPLE_FIELDS = [
+  'elapsedMs',
+  'status',
+  'bytesPerSecond',
+  'transferredBytes',
+  'remainingBytes',
+  'dirtyBytesPerSecond',
+] as const
 
 const PARTS: readonly (readonly [keyof DowntimeParts, string])[] = [
   ['stopMs', 'stopping the guest'],
@@ -147,11 +156,23 @@ function outcomeCard({ facts = {} }: Outcome): Markup | undefined {
   )
 }
 
-/** The record, but for what very many channels would make too large. */
+/** The record, with samples as a table, and without what very many channels would make too large. */
 function dataOf(record: MigrationRecord): object {
-  const samples = grouped(record.samples, SHADES)
+  const samples = samplesTable(grouped(record.samples, SHADES))
   if (record.channels.length <= CHANNELS_MAX) return { ...record, samples }
   return { ...record, samples, channels: `left out: ${record.channels.length} channels` }
+}
+
+/** A fifth of what the names of each sample's fields would take. */
+function samplesTable(samples: readonly Sample[]): object {
+  const names = [...new Set(samples.flatMap(({ series }) => Object.keys(series)))]
+  return {
+    columns: [...SAMPLE_FIELDS, ...names],
+    rows: samples.map((sample) => [
+      ...SAMPLE_FIELDS.map((field) => sample[field] ?? null),
+      ...names.map((name) => sample.series[name] ?? 0),
+    ]),
+  }
 }
 
 /** Nobody needs fractions of bytes or of microseconds. */

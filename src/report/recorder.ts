@@ -22,9 +22,9 @@ import { SampleList } from './sample-list.ts'
 import { RateSampler, sampleOfMigration, sampleOfReception } from './samples.ts'
 
 /** More rounds than this are no convergence: the first and the last ones tell it. */
-const ROUNDS_KEPT_EACH = 40
+const ROUNDS_KEPT_EACH = 30
 /** The same for decisions. */
-const DECISIONS_MAX = 200
+const DECISIONS_MAX = 120
 
 /** What an event of a source tells, or a later version of it. */
 type SourceEvent = MigrationProgress & {

@@ -159,7 +159,10 @@ describe('refusals', () => {
     [['scaling', '--memory', '1GiB'], /unknown option '--memory'\nOptions of scaling: .*--pairs/],
     [['ceiling', '--speed', '3'], /unknown option '--speed'\nOptions of ceiling: .*--memory/],
     [['sparse', '--report', '/no/page.html'], /\/no\/page\.html cannot be written \(ENOENT\)/],
-    [['sparse', '--memory', '4G'], /unknown option '--memory'\n(.*\n)?Options of sparse: .*--populated/],
+    [
+      ['sparse', '--memory', '4G'],
+      /unknown option '--memory'\n(.*\n)?Options of sparse: .*--populated/,
+    ],
     [['ceiling', '--memory', '3'], /'--memory <size>' argument '3' is invalid.*4096/],
     [
       ['zerocopy', '--memory', '8GiB'],

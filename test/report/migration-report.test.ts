@@ -83,8 +83,8 @@ test('the page asks no server and runs nothing', () => {
 
 test('a migration of hours over 255 channels is a small page all the same', () => {
   const list = new SampleList()
-  for (let i = 1; i <= 2_000; i++) list.add(aSample(i * 100, 255, 1e9 * (1 + Math.sin(i))))
-  const rounds = Array.from({ length: 80 }, (_, round) => ({
+  for (let i = 1; i <= 2_000; i++) list.add(aSample(i * 100, 255, 1e9 * (1 + Math.sin(i * i))))
+  const rounds = Array.from({ length: 60 }, (_, round) => ({
     round,
     dirtyBytes: 1e9 / (round + 1),
     beganMs: round * 2_500,
@@ -95,13 +95,18 @@ test('a migration of hours over 255 channels is a small page all the same', () =
   const outcome = { ...aRecord().outcome, totalTimeMs: 200_000 }
   const channels = Array.from({ length: 255 }, (_, channelId) => ({ channelId, sentBytes: 1e9 }))
   const { samples } = list
+  const decisions = Array.from({ length: 120 }, (_, i) => {
+    return { elapsedMs: i * 1000, text: `channel ${i}: zero-copy off (copied by the kernel)` }
+  })
   const page = migrationReport(
-    aRecord(255, { samples, rounds, outcome, channels, roundsLeftOut: 7 }),
+    aRecord(255, { samples, rounds, outcome, channels, decisions, roundsLeftOut: 7 }),
   )
   expect(wordsOf(page)).toContain('channel 0 to channel 31')
   expect(wordsOf(page)).toContain('7 rounds in the middle are left out')
   expect(page.length).toBeLessThan(BYTES_MAX)
-  expect(dataOf(page).samples).toHaveLength(samples.length)
+  const data = dataOf(page).samples as { columns: string[]; rows: unknown[][] }
+  expect(data.rows).toHaveLength(samples.length)
+  expect(data.columns.at(-1)).toBe('channel 224 to channel 254')
 })
 
 test('what is not known has no card, and a failure says why', () => {
