@@ -156,7 +156,7 @@ function outcomeCard({ facts = {} }: Outcome): Markup | undefined {
   )
 }
 
-/** The record, with samples as a table, and without what very many channels would make too large. */
+/** Samples as a table, without what very many channels would make too large. */
 function dataOf(record: MigrationRecord): object {
   const samples = samplesTable(grouped(record.samples, SHADES))
   if (record.channels.length <= CHANNELS_MAX) return { ...record, samples }
