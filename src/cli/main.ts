@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../kit/native.ts'
+import { bench } from './bench.ts'
 import { type CommandDeclaration, EXIT_FAILED, EXIT_USAGE } from './command.ts'
 import { decide } from './decide.ts'
 import { doctor } from './doctor.ts'
@@ -12,7 +13,7 @@ import { receive } from './receive.ts'
 import { relay } from './relay.ts'
 import { send } from './send.ts'
 
-const COMMANDS: readonly CommandDeclaration[] = [doctor, receive, send, relay, decide]
+const COMMANDS: readonly CommandDeclaration[] = [doctor, receive, send, relay, decide, bench]
 
 outliveReaders()
 process.exitCode = await main(process.argv.slice(2))
