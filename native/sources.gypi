@@ -38,6 +38,7 @@
       "native/guest/uffd_tracker.cc",
       "native/guest/vmm_tracker.cc",
       "native/payload/payload.cc",
+      "native/wire/device_packet.cc",
       "native/wire/packet.cc"
     ],
     "payload_sources": [

@@ -90,6 +90,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("parseInitialPacket", parse_initial_packet);
   add("encodeRamHeader", encode_ram_header);
   add("parseRamHeader", parse_ram_header);
+  add("encodeDeviceHeader", encode_device_header);
+  add("parseDeviceHeader", parse_device_header);
   return exports;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "binding/convert.h"
+#include "wire/device_packet.h"
 #include "wire/packet.h"
 
 namespace multifd::binding {
@@ -111,6 +112,29 @@ Napi::Value parse_ram_header(const Napi::CallbackInfo& info) {
   object.Set("block", to_bytes(env, header.block()));
   object.Set("normal", to_array(env, offsets.first(header.normal_pages)));
   object.Set("zero", to_array(env, offsets.subspan(header.normal_pages)));
+  return object;
+}
+
+Napi::Value encode_device_header(const Napi::CallbackInfo& info) {
+  const auto object = info[0].As<Napi::Object>();
+  std::array<uint8_t, kDeviceHeaderSize> bytes;
+  fill_device_header(bytes, get_string(object, "idstr"),
+                     static_cast<uint32_t>(get_uint64(object, "instanceId")),
+                     static_cast<uint32_t>(get_uint64(object, "payloadBytes")));
+  return to_bytes(info.Env(), bytes);
+}
+
+Napi::Value parse_device_header(const Napi::CallbackInfo& info) {
+  auto bytes = exactly<kDeviceHeaderSize>(info[0]);
+  if (!bytes) return to_js(info.Env(), bytes.error());
+  DeviceHeader header;
+  if (auto parsed = multifd::parse_device_header(*bytes, header); !parsed) {
+    return to_js(info.Env(), parsed.error());
+  }
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("idstr", to_bytes(info.Env(), header.idstr()));
+  object.Set("instanceId", static_cast<double>(header.instance_id));
+  object.Set("payloadBytes", static_cast<double>(header.payload_bytes));
   return object;
 }
 

@@ -1,50 +1,18 @@
 #include "wire/packet.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #include "guest/page.h"
+#include "wire/big_endian.h"
 
 namespace multifd {
 namespace {
-
-static_assert(std::endian::native == std::endian::little, "x86-64 and arm64 Linux only");
 
 // Offsets of MultiFDPacket_t's fields.
 constexpr size_t kAtFlags = 8, kAtPagesAlloc = 12, kAtNormalPages = 16, kAtNextPacketSize = 20,
                  kAtPacketNum = 24, kAtZeroPages = 32, kAtBlock = 64, kAtOffsets = 320;
 constexpr size_t kAtUuid = 8, kAtChannelId = 24;
-
-void put32(uint8_t* at, uint32_t value) {
-  value = __builtin_bswap32(value);
-  std::memcpy(at, &value, sizeof value);
-}
-void put64(uint8_t* at, uint64_t value) {
-  value = __builtin_bswap64(value);
-  std::memcpy(at, &value, sizeof value);
-}
-uint32_t get32(const uint8_t* at) {
-  uint32_t value;
-  std::memcpy(&value, at, sizeof value);
-  return __builtin_bswap32(value);
-}
-uint64_t get64(const uint8_t* at) {
-  uint64_t value;
-  std::memcpy(&value, at, sizeof value);
-  return __builtin_bswap64(value);
-}
-
-Error wrong_magic(ErrorCode code, uint32_t magic) {
-  return Error::make(code,
-                     "got magic 0x%08x, expected 0x%08x (a multifd packet): the peer is not a "
-                     "multifd source, or the stream lost its place",
-                     magic, kMultifdMagic);
-}
-
-Error wrong_version(ErrorCode code, uint32_t version) {
-  return Error::make(code, "got multifd version %u, expected %u", version, kMultifdVersion);
-}
 
 // Of a packet with pages: its method, and how long what follows may be.
 Result<void> check_payload(const RamHeader& header, uint32_t compression_flag) {
@@ -71,6 +39,19 @@ Result<void> check_payload(const RamHeader& header, uint32_t compression_flag) {
 
 }  // namespace
 
+Result<void> check_opening(const uint8_t* at, ErrorCode code) {
+  if (const uint32_t magic = get32(at); magic != kMultifdMagic) {
+    return Error::make(code,
+                       "got magic 0x%08x, expected 0x%08x (a multifd packet): the peer is not a "
+                       "multifd source, or the stream lost its place",
+                       magic, kMultifdMagic);
+  }
+  if (const uint32_t version = get32(at + 4); version != kMultifdVersion) {
+    return Error::make(code, "got multifd version %u, expected %u", version, kMultifdVersion);
+  }
+  return {};
+}
+
 void fill_initial_packet(std::span<uint8_t, kInitialPacketSize> out, const InitialPacket& packet) {
   std::ranges::fill(out, uint8_t{0});
   put32(out.data(), kMultifdMagic);
@@ -80,11 +61,8 @@ void fill_initial_packet(std::span<uint8_t, kInitialPacketSize> out, const Initi
 }
 
 Result<InitialPacket> parse_initial_packet(std::span<const uint8_t, kInitialPacketSize> bytes) {
-  if (const uint32_t magic = get32(bytes.data()); magic != kMultifdMagic) {
-    return wrong_magic(ErrorCode::kHandshake, magic);
-  }
-  if (const uint32_t version = get32(bytes.data() + 4); version != kMultifdVersion) {
-    return wrong_version(ErrorCode::kHandshake, version);
+  if (auto checked = check_opening(bytes.data(), ErrorCode::kHandshake); !checked) {
+    return checked.error();
   }
   InitialPacket packet;
   std::copy_n(bytes.data() + kAtUuid, packet.uuid.size(), packet.uuid.begin());
@@ -126,12 +104,7 @@ void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& pa
 Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, RamHeader& out,
                               uint32_t compression_flag) {
   const uint8_t* const at = bytes.data();
-  if (const uint32_t magic = get32(at); magic != kMultifdMagic) {
-    return wrong_magic(ErrorCode::kProtocol, magic);
-  }
-  if (const uint32_t version = get32(at + 4); version != kMultifdVersion) {
-    return wrong_version(ErrorCode::kProtocol, version);
-  }
+  if (auto checked = check_opening(at, ErrorCode::kProtocol); !checked) return checked;
   out.flags = get32(at + kAtFlags);
   out.packet_num = get64(at + kAtPacketNum);
   if (out.flags & ~(kFlagSync | compression_flag)) {

@@ -30,6 +30,9 @@ inline constexpr size_t kBlockNameSize = 256;
 // Of a compressed payload: what QEMU's receivers have room for, without looking (2 * 512 KiB).
 inline constexpr size_t kPayloadBytesMax = size_t{1} << 20;
 
+// The first eight bytes of any packet: magic and version, or an error with `code`.
+Result<void> check_opening(const uint8_t* at, ErrorCode code);
+
 struct InitialPacket {
   std::array<uint8_t, 16> uuid{};
   uint8_t channel_id = 0;

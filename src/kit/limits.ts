@@ -25,6 +25,12 @@ export const CAPABILITIES_MAX = 256
 /** Largest device section payload that is buffered: v86's is 3 MB, QEMU's largest 20 KB. */
 export const DEVICE_STATE_BYTES_MAX = 256 * 1024 * 1024
 
+/** Longest payload of a device-state packet: 16 MiB behind the three words in front of VFIO's. */
+export const DEVICE_PAYLOAD_BYTES_MAX = 16 * 1024 * 1024 + 12
+
+/** Longest part of such a payload that is copied, in front of data that is sent from its place. */
+export const DEVICE_PREFIX_BYTES_MAX = 32
+
 /** Longest vmdescription (QEMU's is about 45 KB). */
 export const VMDESC_BYTES_MAX = 16 * 1024 * 1024
 

@@ -271,6 +271,15 @@ export interface NativeAddon extends NativeRelayAddon {
     usedLength: number,
     compressionFlag?: number,
   ): NativeRamHeader<bigint, Uint8Array> | NativeError
+  encodeDeviceHeader(header: NativeDeviceHeader<string>): Uint8Array
+  parseDeviceHeader(bytes: Uint8Array): NativeDeviceHeader<Uint8Array> | NativeError
+}
+
+/** The native packet codec's view of the header of a device's state, likewise. */
+export interface NativeDeviceHeader<Name> {
+  idstr: Name
+  instanceId: number
+  payloadBytes: number
 }
 
 /** The native packet codec's view of a RAM packet; only its comparison with src/wire uses it. */

@@ -85,6 +85,10 @@ export const MULTIFD_FLAG_QATZIP = 0x20
 /** Another header layout behind the flags (QEMU 10.0 and newer). */
 export const MULTIFD_FLAG_DEVICE_STATE = 0x40
 
+/** Size of MultiFDPacketDeviceState_t, and of its name, a NUL included. */
+export const DEVICE_PACKET_HEADER_BYTES = 276
+export const DEVICE_PACKET_NAME_BYTES = 256
+
 /** Size of MultiFDInit_t. */
 export const INITIAL_PACKET_BYTES = 64
 /** Size of MultiFDPacket_t without its offsets. */

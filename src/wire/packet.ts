@@ -243,7 +243,8 @@ function decodePages(
   return ok({ ...header, ramblock, normalOffsets, zeroOffsets: offsets.slice(header.normalPages) })
 }
 
-function checkOpening(what: string, bytes: Uint8Array, size: number): string | undefined {
+/** What is wrong with the length, magic or version of a packet. */
+export function checkOpening(what: string, bytes: Uint8Array, size: number): string | undefined {
   if (bytes.length !== size) return `the ${what} has ${bytes.length} bytes, expected ${size}`
   const view = viewOf(bytes)
   if (view.getUint32(0) !== MULTIFD_MAGIC) {

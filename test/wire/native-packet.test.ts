@@ -2,14 +2,15 @@
 // byte-identical, decoders agree on what they take, what they read, and with which code they
 // refuse.
 //
-// Stated differences: TypeScript refuses a packet_num above 2^53-1 and a RAM block name that is not
-// UTF-8. Native code takes both, because the number is informative only and the name is compared
-// with the names of blocks, which are UTF-8.
+// Stated differences: TypeScript refuses a packet_num above 2^53-1 and a name that is not UTF-8.
+// Native code takes both, because the number is informative only and the name is compared with
+// those of blocks, or devices, which are UTF-8.
 
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { type NativeAddon, native } from '../../src/kit/native.ts'
 import { decodeName, viewOf } from '../../src/wire/bytes.ts'
+import { decodeDevicePacketHeader, encodeDevicePacketHeader } from '../../src/wire/device-packet.ts'
 import {
   decodeInitialPacket,
   decodeRamPacketHeader,
@@ -122,6 +123,63 @@ describe('native and TypeScript packets', () => {
       }),
       runs,
     )
+  })
+})
+
+const deviceHeader = fc.record({
+  idstr: name.filter((text) => Buffer.byteLength(text) <= 255),
+  instanceId: fc.nat(0xffff_ffff),
+  payloadBytes: fc.integer({ min: 1, max: 2 ** 24 + 12 }),
+})
+
+describe('native and TypeScript headers of device state', () => {
+  it('are the same bytes', () => {
+    fc.assert(
+      fc.property(deviceHeader, (one) => {
+        const expected = encodeDevicePacketHeader({ ...one, nextPacketSize: one.payloadBytes })
+        expect(Buffer.compare(addon.encodeDeviceHeader(one), expected)).toBe(0)
+      }),
+      runs,
+    )
+  })
+
+  it('are read alike, whole or damaged, but for a name that is not UTF-8', () => {
+    const near = fc.constantFrom(0, 1, 0x40, 0x41, 0x42, 2 ** 24 + 12, 2 ** 24 + 13, 0xffff_ffff)
+    const poke = fc.oneof(
+      fc.record({ at: fc.nat(275), value: fc.nat(255), wide: fc.constant(false) }),
+      fc.record({
+        at: fc.constantFrom(0, 4, 8, 12, 264, 272),
+        value: near,
+        wide: fc.constant(true),
+      }),
+    )
+    const seen = new Map<string, number>()
+    fc.assert(
+      fc.property(deviceHeader, fc.array(poke, { maxLength: 3 }), (one, pokes) => {
+        const bytes = encodeDevicePacketHeader({ ...one, nextPacketSize: one.payloadBytes })
+        for (const { at, value, wide } of pokes) {
+          if (wide) viewOf(bytes).setUint32(at, value)
+          else bytes[at] = value
+        }
+        const there = addon.parseDeviceHeader(bytes)
+        const idstr = 'detail' in there ? '' : decodeName(there.idstr)
+        if (idstr === undefined) return
+        const here = decodeDevicePacketHeader(bytes)
+        if (here.ok) {
+          const { instanceId, nextPacketSize } = here.value
+          const expected = { idstr: here.value.idstr, instanceId, payloadBytes: nextPacketSize }
+          expect({ ...there, idstr }).toEqual(expected)
+        } else {
+          expect('detail' in there ? there.code : there).toBe(here.error.code)
+        }
+        const outcome = here.ok ? 'accepted' : here.error.code
+        seen.set(outcome, (seen.get(outcome) ?? 0) + 1)
+      }),
+      { ...runs, numRuns: 4000 },
+    )
+    for (const outcome of ['accepted', 'ERR_MULTIFD_PROTOCOL', 'ERR_MULTIFD_UNSUPPORTED']) {
+      expect(seen.get(outcome) ?? 0, outcome).toBeGreaterThan(50)
+    }
   })
 })
 
