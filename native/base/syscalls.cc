@@ -18,8 +18,9 @@ ssize_t send_guest(int fd, const msghdr* message, int flags) {
   return ::syscall(SYS_sendmsg, fd, message, flags);
 }
 
-ssize_t receive_guest(int fd, msghdr* message, int flags) {
-  return ::syscall(SYS_recvmsg, fd, message, flags);
+int receive_guest(int fd, mmsghdr* parts, unsigned count) {
+  return static_cast<int>(
+      ::syscall(SYS_recvmmsg, fd, parts, count, MSG_WAITALL | MSG_WAITFORONE, nullptr));
 }
 
 ssize_t receive_error_queue(int fd, msghdr* message) {

@@ -11,11 +11,12 @@ struct tcp_info;  // linux/tcp.h
 namespace multifd {
 
 struct Syscalls {
-  // `send_guest` and `receive_guest` are sendmsg(2) and recvmsg(2) on iovecs that may point into
+  // `send_guest` and `receive_guest` are sendmsg(2) and recvmmsg(2) on iovecs that may point into
   // guest memory. They enter the kernel without libc's wrapper, because a sanitizer's interceptor
   // would read the iovecs and report the guest's own, legitimate, writes as a data race.
   ssize_t (*send_guest)(int fd, const msghdr* message, int flags);
-  ssize_t (*receive_guest)(int fd, msghdr* message, int flags);
+  // Waits until the first part is full; takes for the second what is there then, without waiting.
+  int (*receive_guest)(int fd, mmsghdr* parts, unsigned count);
   ssize_t (*receive_error_queue)(int fd, msghdr* message);
   int (*poll)(pollfd* fds, nfds_t count, int timeout_ms);
   int (*tcp_state)(int fd, tcp_info* out);  // getsockopt(TCP_INFO); what it lacks stays as it was

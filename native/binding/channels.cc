@@ -1,6 +1,8 @@
 #include "binding/channels.h"
 
 #include <algorithm>
+#include <optional>
+#include <span>
 
 #include "binding/channel_options.h"
 #include "binding/guest_memory.h"
@@ -14,6 +16,14 @@ namespace {
 
 Error not_ours(const char* what) {
   return Error::make(ErrorCode::kClosed, "the %s was closed, or is not one of ours", what);
+}
+
+// The bytes of a Uint8Array, where they are; nothing for any other value.
+std::optional<std::span<const uint8_t>> to_bytes(const Napi::Value& value) {
+  if (!value.IsTypedArray()) return std::nullopt;
+  const auto array = value.As<Napi::TypedArray>();
+  if (array.TypedArrayType() != napi_uint8_array) return std::nullopt;
+  return std::span<const uint8_t>(value.As<Napi::Uint8Array>().Data(), array.ByteLength());
 }
 
 // Keeps several objects alive as one.
@@ -99,6 +109,7 @@ std::vector<SendChannelWrap::PropertyDescriptor> SendChannelWrap::methods() {
                  {
                      InstanceMethod("submitExtent", &SendChannelWrap::submit_extent),
                      InstanceMethod("submitSync", &SendChannelWrap::submit_sync),
+                     InstanceMethod("submitDeviceState", &SendChannelWrap::submit_device_state),
                      InstanceMethod("submitClose", &SendChannelWrap::submit_close),
                      InstanceMethod("setWaterMarks", &SendChannelWrap::set_water_marks),
                      InstanceMethod("setPacingRate", &SendChannelWrap::set_pacing_rate),
@@ -149,6 +160,22 @@ Napi::Value SendChannelWrap::submit_extent(const Napi::CallbackInfo& info) {
 
 Napi::Value SendChannelWrap::submit_sync(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), state_ && state_->submit_sync());
+}
+
+// submitDeviceState(idstr, instanceId, prefix, data): the data is sent from where it is, and its
+// buffer held until the channel has sent it or is gone.
+Napi::Value SendChannelWrap::submit_device_state(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!state_ || !info[0].IsString()) return Napi::Boolean::New(env, false);
+  const auto prefix = to_bytes(info[2]);
+  const auto data = to_bytes(info[3]);
+  if (!prefix || !data) return Napi::Boolean::New(env, false);
+  auto held = std::make_shared<Napi::ObjectReference>(Napi::Persistent(info[3].As<Napi::Object>()));
+  SendPayload payload = DevicePacket::create(info[0].As<Napi::String>().Utf8Value(),
+                                             static_cast<uint32_t>(to_uint64(info[1])), *prefix,
+                                             *data, std::move(held));
+  const bool valid = std::get<std::unique_ptr<DevicePacket>>(payload) != nullptr;
+  return Napi::Boolean::New(env, valid && state_->submit(payload));
 }
 
 Napi::Value SendChannelWrap::submit_close(const Napi::CallbackInfo& info) {
@@ -212,6 +239,7 @@ void ReceiveGroupWrap::close(const Napi::CallbackInfo&) {
 std::vector<ReceiveChannelWrap::PropertyDescriptor> ReceiveChannelWrap::methods() {
   auto methods = thread_methods();
   methods.push_back(InstanceMethod("releaseSync", &ReceiveChannelWrap::release_sync));
+  methods.push_back(InstanceMethod("takeDeviceState", &ReceiveChannelWrap::take_device_state));
   return methods;
 }
 
@@ -238,6 +266,24 @@ Napi::Value ReceiveChannelWrap::create(const Napi::CallbackInfo& info) {
 
 void ReceiveChannelWrap::release_sync(const Napi::CallbackInfo&) {
   if (state_) state_->release_sync();
+}
+
+// takeDeviceState(): {idstr, instanceId, bytes}, whose memory is JavaScript's from then on; null
+// when there is nothing to take.
+Napi::Value ReceiveChannelWrap::take_device_state(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  ReceivedDeviceState state;
+  if (!state_ || !state_->take_device_state(state)) return env.Null();
+  const size_t size = state.header.payload_bytes;
+  auto buffer = Napi::ArrayBuffer::New(
+      env, state.bytes.release(), size,
+      [](Napi::Env, void* bytes) { delete[] static_cast<uint8_t*>(bytes); });
+  Napi::Object object = Napi::Object::New(env);
+  const std::string_view idstr = state.header.idstr();
+  object.Set("idstr", Napi::String::New(env, idstr.data(), idstr.size()));
+  object.Set("instanceId", static_cast<double>(state.header.instance_id));
+  object.Set("bytes", Napi::Uint8Array::New(env, size, buffer, 0));
+  return object;
 }
 
 // Listener

@@ -40,6 +40,7 @@ class SendChannelWrap : public WrappedThread<SendChannelWrap, SendChannel> {
  private:
   Napi::Value submit_extent(const Napi::CallbackInfo& info);
   Napi::Value submit_sync(const Napi::CallbackInfo& info);
+  Napi::Value submit_device_state(const Napi::CallbackInfo& info);
   Napi::Value submit_close(const Napi::CallbackInfo& info);
   void set_water_marks(const Napi::CallbackInfo& info);
   void set_pacing_rate(const Napi::CallbackInfo& info);
@@ -77,6 +78,7 @@ class ReceiveChannelWrap : public WrappedThread<ReceiveChannelWrap, ReceiveChann
 
  private:
   void release_sync(const Napi::CallbackInfo& info);
+  Napi::Value take_device_state(const Napi::CallbackInfo& info);
 };
 
 class ListenerWrap : public WrappedThread<ListenerWrap, Listener> {

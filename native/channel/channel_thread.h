@@ -23,7 +23,7 @@ class ChannelThread {
   ChannelThread& operator=(const ChannelThread&) = delete;
 
   // JavaScript thread.
-  bool next_event(Event& out) { return events_.pop(out); }
+  virtual bool next_event(Event& out) { return events_.pop(out); }
   [[nodiscard]] const std::optional<Error>& error() const { return error_; }  // after kFailed
   // Any thread: give up at once. Idempotent; kClosed follows.
   void destroy();

@@ -15,22 +15,23 @@ inline constexpr std::array kSendCounterNames = {
     "unreleasedHighBytes", "unreleasedRecentHighBytes", "zeroCopyTriedBytes",
     "zeroCopyBytes",       "copiedBytes",   "notifications",
     "strayNotifications",  "waitsAtHighWater", "dryWaits", "queuedWaits",
-    "refusedByMemlock",    "refusedByOptmem", "cpuNanoseconds"};
+    "refusedByMemlock",    "refusedByOptmem", "deviceStateBytes", "cpuNanoseconds"};
 enum class SendCounter : size_t {
   kSentBytes, kPackets, kNormalPages,
   kZeroPages, kSendCalls, kUnreleasedBytes,
   kUnreleasedHighBytes, kUnreleasedRecentHighBytes, kZeroCopyTriedBytes,
   kZeroCopyBytes, kCopiedBytes, kNotifications,
   kStrayNotifications, kWaitsAtHighWater, kDryWaits, kQueuedWaits,
-  kRefusedByMemlock, kRefusedByOptmem, kCpuNanoseconds, kCount,
+  kRefusedByMemlock, kRefusedByOptmem, kDeviceStateBytes, kCpuNanoseconds, kCount,
 };
 static_assert(kSendCounterNames.size() == static_cast<size_t>(SendCounter::kCount));
 
-inline constexpr std::array kReceiveCounterNames = {"receivedBytes", "packets",
-                                                    "normalPages",   "zeroPages",
-                                                    "syncs",         "cpuNanoseconds"};
+inline constexpr std::array kReceiveCounterNames = {
+    "receivedBytes", "packets", "normalPages", "zeroPages", "syncs", "deviceStateBytes",
+    "cpuNanoseconds"};
 enum class ReceiveCounter : size_t {
-  kReceivedBytes, kPackets, kNormalPages, kZeroPages, kSyncs, kCpuNanoseconds, kCount,
+  kReceivedBytes, kPackets, kNormalPages, kZeroPages, kSyncs, kDeviceStateBytes,
+  kCpuNanoseconds, kCount,
 };
 static_assert(kReceiveCounterNames.size() == static_cast<size_t>(ReceiveCounter::kCount));
 

@@ -19,6 +19,8 @@ enum class EventKind : uint32_t {
   kFailed = 6,       // error() says why; nothing but kClosed follows
   kClosed = 7,       // the thread is about to end: join does not block
   kAccepted = 8,     // listener: take_accepted() has something
+  kDeviceStateDone = 9,  // source: value: bytes it took on the wire; its memory is given back
+  kDeviceState = 10,     // destination: parked with a device's state of so many bytes, to be taken
 };
 
 struct Event {
@@ -44,8 +46,9 @@ class Wakeup {
   std::atomic<bool> armed_{false};
 };
 
-// Bound: a channel holds at most 8 extents of credit, one sync and three life-cycle events, so the
-// ring is never full; that is our own promise, hence an assertion.
+// Bound: a channel holds at most 8 extents of credit, 4 device states until their events were read,
+// one sync and three life-cycle events, so the ring is never full; that is our own promise, hence
+// an assertion.
 class EventRing {
  public:
   void push(Event event) {  // the owning thread

@@ -1,8 +1,8 @@
 #include "channel/receive_channel.h"
 
 #include <bit>
+#include <new>
 
-#include "base/iov.h"
 #include "guest/file_write.h"
 #include "guest/page_ops.h"
 #include "guest/prefault.h"
@@ -79,6 +79,7 @@ ReceiveChannel::ReceiveChannel(UniqueFd fd, ReceiveChannelOptions options,
       group_(std::move(group)),
       socket_(fd.get()),
       fd_(std::move(fd)),
+      reader_(socket_, *options_.syscalls, stop_flag()),
       counters_(options_.counters) {
   if (options_.decoder) compressed_ = std::make_unique_for_overwrite<uint8_t[]>(kPayloadBytesMax);
 }
@@ -92,6 +93,7 @@ void ReceiveChannel::interrupt() {
   // The fd is closed only after join(), so the number is still ours.
   ::shutdown(socket_, SHUT_RDWR);
   park_.release();  // the stop flag is set: the wait ends
+  device_states_.stop();
 }
 
 void ReceiveChannel::release_resources() { fd_.reset(); }
@@ -110,36 +112,64 @@ void ReceiveChannel::run() {
 
 // Returns normally when the peer ended the stream between two packets, or when told to stop.
 Result<void> ReceiveChannel::receive() {
-  RamHeader header;
-  const uint32_t compression_flag = options_.decoder ? options_.decoder->flag() : 0;
-  auto more = read_header();
+  auto more = reader_.read_front();
   while (more && *more) {
-    if (auto parsed = parse_ram_header(header_bytes_, header, compression_flag); !parsed) {
-      return parsed;
-    }
-    if (auto placed = place(header); !placed) return placed;
-    const bool sync = (header.flags & kFlagSync) != 0;
-    // Behind a SYNC nothing may be read before it is collected; otherwise the next header comes
-    // with this payload in one system call.
-    more = read_payload(!sync);
-    ++packets_;
-    // Told to stop, it may have returned in the middle of the payload.
-    if (!more || stopping()) break;
-    count_in(header);
-    normal_pages_ += header.normal_pages;
-    zero_pages_ += header.zero_pages;
-    if (sync) {
-      ++syncs_;
-      publish();
-      emit(EventKind::kSyncArrived);
-      if (!park_.wait(syncs_, stop_flag())) return {};
-      more = read_header();
-    } else if (packets_ % 2 == 0) {
-      publish();
-    }
+    more = is_device_packet(reader_.front()) ? receive_device_state() : receive_pages();
   }
   if (!more) return more.error();
   return {};
+}
+
+Result<bool> ReceiveChannel::receive_pages() {
+  if (auto complete = reader_.read_ram_header(); !complete || !*complete) return complete;
+  const uint32_t compression_flag = options_.decoder ? options_.decoder->flag() : 0;
+  if (auto parsed = parse_ram_header(reader_.ram_header(), header_, compression_flag); !parsed) {
+    return parsed.error();
+  }
+  if (auto placed = place(header_); !placed) return placed.error();
+  const bool sync = (header_.flags & kFlagSync) != 0;
+  // Behind a SYNC nothing may be read before it is collected; otherwise the next header comes with
+  // this payload in one system call.
+  auto more = read_payload(!sync);
+  ++packets_;
+  if (!more) return more;
+  // Told to stop, it may have returned in the middle of the payload.
+  if (stopping()) return false;
+  count_in(header_);
+  normal_pages_ += header_.normal_pages;
+  zero_pages_ += header_.zero_pages;
+  if (!sync) {
+    if (packets_ % 2 == 0) publish();
+    return more;
+  }
+  ++syncs_;
+  publish();
+  emit(EventKind::kSyncArrived);
+  if (!park_.wait(syncs_, stop_flag())) return false;
+  return reader_.read_front();
+}
+
+Result<bool> ReceiveChannel::receive_device_state() {
+  ReceivedDeviceState state;
+  if (auto parsed = parse_device_header(reader_.front(), state.header); !parsed) {
+    return parsed.error();
+  }
+  const size_t size = state.header.payload_bytes;
+  state.bytes.reset(new (std::nothrow) uint8_t[size]);
+  if (!state.bytes) {
+    return Error::make(ErrorCode::kLimit, "there is no memory for %zu bytes of device \"%.64s\"",
+                       size, state.header.idstr_bytes.data());
+  }
+  if (auto read = reader_.read_device_payload({state.bytes.get(), size}); !read || !*read) {
+    return read;
+  }
+  ++packets_;
+  device_state_bytes_ += kDeviceHeaderSize + size;
+  publish();
+  if (!device_states_.put(state)) return false;
+  emit(EventKind::kDeviceState, static_cast<double>(size));
+  if (!device_states_.wait_until_taken()) return false;
+  return reader_.read_front();
 }
 
 // Checks the packet against its block, lists where its payload goes, and applies its zero pages.
@@ -202,17 +232,11 @@ Result<void> ReceiveChannel::zero_page(const RamBlock& block, uint64_t page) {
   return {};
 }
 
-Result<bool> ReceiveChannel::read_header() {
-  iov_count_ = 0;
-  payload_bytes_ = 0;
-  return read_payload(true);
-}
-
-Result<bool> ReceiveChannel::read_payload(bool with_next_header) {
-  if (payload_bytes_ > 0 && (options_.decoder || into_file())) return read_aside(with_next_header);
-  if (with_next_header) iov_[iov_count_++] = {header_bytes_.data(), header_bytes_.size()};
-  return read_fully({iov_.data(), iov_count_}, payload_bytes_,
-                    with_next_header ? header_bytes_.size() : 0);
+Result<bool> ReceiveChannel::read_payload(bool with_front) {
+  if (payload_bytes_ > 0 && (options_.decoder || into_file())) return read_aside(with_front);
+  const std::span<iovec> payload(iov_.data(), iov_count_);
+  if (!with_front) return reader_.read_payload(payload);
+  return reader_.read_payload_and_front({iov_.data(), iov_count_ + 1});
 }
 
 // A file's pages are written, not stored to: see guest/file_write.h.
@@ -222,15 +246,14 @@ bool ReceiveChannel::into_file() const {
 
 // Reads the payload into a buffer of the channel, and from there puts it where it belongs. The peer
 // may have closed the connection behind the payload, which counts all the same.
-Result<bool> ReceiveChannel::read_aside(bool with_next_header) {
+Result<bool> ReceiveChannel::read_aside(bool with_front) {
   if (!pages_ && into_file()) {
     pages_ = std::make_unique_for_overwrite<uint8_t[]>(kPacketPagesMax * kPageSize);
   }
   uint8_t* const aside = options_.decoder ? compressed_.get() : pages_.get();
-  std::array<iovec, 2> iov = {iovec{aside, payload_bytes_},
-                              iovec{header_bytes_.data(), header_bytes_.size()}};
-  auto more = read_fully(std::span(iov).first(with_next_header ? 2 : 1), payload_bytes_,
-                         with_next_header ? header_bytes_.size() : 0);
+  std::array<iovec, 2> iov = {iovec{aside, payload_bytes_}};
+  auto more = with_front ? reader_.read_payload_and_front(iov)
+                         : reader_.read_payload(std::span(iov).first(1));
   if (!more || stopping()) return more;
   const std::span<const iovec> runs(iov_.data(), iov_count_);
   if (options_.decoder) {
@@ -271,42 +294,13 @@ Result<void> ReceiveChannel::write_runs(std::span<const iovec> runs) {
   return {};
 }
 
-Result<bool> ReceiveChannel::read_fully(std::span<iovec> iov, size_t payload_bytes,
-                                        size_t header_bytes) {
-  size_t left = payload_bytes + header_bytes;
-  msghdr message{};
-  message.msg_iov = iov.data();
-  message.msg_iovlen = iov.size();
-  while (left > 0) {
-    const ssize_t got = options_.syscalls->receive_guest(fd_.get(), &message, MSG_WAITALL);
-    if (stopping()) return false;
-    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    if (got < 0) {
-      return Error::from_errno("recvmsg", errno == EFAULT
-                                              ? "writing to guest memory failed: is the file "
-                                                "system that backs it full?"
-                                              : "reading the channel failed");
-    }
-    if (got == 0) {
-      if (left == header_bytes) return false;
-      return Error::make(ErrorCode::kPeerClosed,
-                         "the peer closed the channel in the middle of a packet: got %zu bytes, "
-                         "expected %zu",
-                         payload_bytes + header_bytes - left, payload_bytes + header_bytes);
-    }
-    received_bytes_ += static_cast<uint64_t>(got);
-    left -= static_cast<size_t>(got);
-    advance(message, static_cast<size_t>(got));
-  }
-  return true;
-}
-
 void ReceiveChannel::publish() {
-  counters_.set(ReceiveCounter::kReceivedBytes, received_bytes_);
+  counters_.set(ReceiveCounter::kReceivedBytes, reader_.received_bytes());
   counters_.set(ReceiveCounter::kPackets, packets_);
   counters_.set(ReceiveCounter::kNormalPages, normal_pages_);
   counters_.set(ReceiveCounter::kZeroPages, zero_pages_);
   counters_.set(ReceiveCounter::kSyncs, uint64_t{syncs_});
+  counters_.set(ReceiveCounter::kDeviceStateBytes, device_state_bytes_);
   if (packets_ % 32 == 0) {  // the clock is a system call
     counters_.set(ReceiveCounter::kCpuNanoseconds, thread_cpu_nanoseconds());
   }

@@ -1,5 +1,6 @@
 // The receiving end of a multifd channel: a thread that reads packets straight into guest memory
-// and parks at each SYNC until the main channel collects it. It trusts nothing in a packet: every
+// and parks at each SYNC until the main channel collects it, and with each device's state until
+// somebody takes it. It trusts nothing in a packet: every
 // field is checked before a byte of payload is read.
 #pragma once
 
@@ -12,6 +13,8 @@
 #include "base/syscalls.h"
 #include "channel/channel_thread.h"
 #include "channel/counters.h"
+#include "channel/device_state_slot.h"
+#include "channel/packet_reader.h"
 #include "channel/sync_park.h"
 #include "guest/dirty_bitmap.h"
 #include "guest/guest_memory.h"
@@ -55,6 +58,9 @@ class ReceiveChannel final : public ChannelThread {
   // JavaScript thread: the main channel collected this channel's SYNC; read on. Each call releases
   // one SYNC, arrived or still to come; two are never merged.
   void release_sync() { park_.release(); }
+  // JavaScript thread, after kDeviceState: changes `out` for what arrived, and the channel reads
+  // on. False: nothing has.
+  bool take_device_state(ReceivedDeviceState& out) { return device_states_.take(out); }
 
  private:
   ReceiveChannel(UniqueFd fd, ReceiveChannelOptions options, std::shared_ptr<ReceiveGroup> group,
@@ -63,15 +69,15 @@ class ReceiveChannel final : public ChannelThread {
   void interrupt() override;
   void release_resources() override;
   Result<void> receive();
-  // Reads the payload of the packet to where it belongs, and the next header behind it if asked to.
-  // False: the peer closed the connection in front of that header.
-  Result<bool> read_payload(bool with_next_header);
-  Result<bool> read_header();
+  // Each reads the packet whose front has come, and the next front. False as PacketReader's.
+  Result<bool> receive_pages();
+  Result<bool> receive_device_state();
+  // Reads the payload of the packet to where it belongs, and the next front behind it if asked to.
+  Result<bool> read_payload(bool with_front);
   [[nodiscard]] bool into_file() const;
-  Result<bool> read_aside(bool with_next_header);
+  Result<bool> read_aside(bool with_front);
   Result<void> decode(std::span<const iovec> runs);
   Result<void> write_runs(std::span<const iovec> runs);
-  Result<bool> read_fully(std::span<iovec> iov, size_t payload_bytes, size_t header_bytes);
   Result<void> place(const RamHeader& header);
   void count_in(const RamHeader& header);
   [[nodiscard]] size_t last_block_index() const;
@@ -85,18 +91,20 @@ class ReceiveChannel final : public ChannelThread {
 
   // Shared atomics.
   SyncPark park_;
+  DeviceStateSlot device_states_;
 
   // Channel thread from start to join.
   std::optional<GuestMemory::Lease> lease_;
   UniqueFd fd_;
+  PacketReader reader_;
   CounterCells<ReceiveCounter> counters_;
-  uint64_t received_bytes_ = kInitialPacketSize;
   uint64_t packets_ = 0;
   uint64_t normal_pages_ = 0;
   uint64_t zero_pages_ = 0;
+  uint64_t device_state_bytes_ = 0;
   uint32_t syncs_ = 0;
   const RamBlock* last_block_ = nullptr;  // most packets name the block of the one before
-  std::array<uint8_t, kRamHeaderSize> header_bytes_;
+  RamHeader header_;
   std::array<iovec, kPacketPagesMax + 1> iov_;
   size_t iov_count_ = 0;
   size_t payload_bytes_ = 0;

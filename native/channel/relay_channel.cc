@@ -22,6 +22,7 @@ RelayChannel::RelayChannel(UniqueFd fd, RelayChannelOptions options,
       ports_(std::move(ports)),
       socket_(fd.get()),
       fd_(std::move(fd)),
+      reader_(socket_, *options_.syscalls, stop_flag()),
       counters_(options_.counters),
       pages_(std::make_unique_for_overwrite<uint8_t[]>(kPacketBytesMax)) {
   if (options_.decoder) compressed_ = std::make_unique_for_overwrite<uint8_t[]>(kPayloadBytesMax);
@@ -56,10 +57,12 @@ void RelayChannel::run() {
 Result<void> RelayChannel::relay() {
   const uint32_t compression_flag = options_.decoder ? options_.decoder->flag() : 0;
   for (;;) {
-    const auto more = read_fully(header_bytes_, true);
+    auto more = reader_.read_front();
+    if (more && *more && is_device_packet(reader_.front())) return refuse_device_state();
+    if (more && *more) more = reader_.read_ram_header();
     if (!more) return more.error();
     if (!*more) return {};
-    if (auto parsed = parse_ram_header(header_bytes_, header_, compression_flag); !parsed) {
+    if (auto parsed = parse_ram_header(reader_.ram_header(), header_, compression_flag); !parsed) {
       return parsed;
     }
     // QEMU 7.2 sends packets without pages, also behind the last SYNC: they mean nothing.
@@ -84,7 +87,8 @@ Result<void> RelayChannel::pass_on() {
   if (!pages.empty()) {
     const std::span<uint8_t> payload =
         options_.decoder ? std::span(compressed_.get(), header_.payload_bytes) : pages;
-    const auto read = read_fully(payload, false);
+    iovec into{payload.data(), payload.size()};
+    const auto read = reader_.read_payload({&into, 1});
     if (!read) return read.error();
     if (!*read) return {};
     if (options_.decoder) {
@@ -113,31 +117,19 @@ Result<void> RelayChannel::check_block() const {
   return check_offsets(header_, block->used_length);
 }
 
-Result<bool> RelayChannel::read_fully(std::span<uint8_t> out, bool may_end) {
-  iovec iov{out.data(), out.size()};
-  msghdr message{};
-  message.msg_iov = &iov;
-  message.msg_iovlen = 1;
-  while (iov.iov_len > 0) {
-    const ssize_t got = options_.syscalls->receive_guest(fd_.get(), &message, MSG_WAITALL);
-    if (stopping()) return false;
-    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    if (got < 0) return Error::from_errno("recvmsg", "reading the source's channel failed");
-    if (got == 0) {
-      if (may_end && iov.iov_len == out.size()) return false;
-      return Error::make(ErrorCode::kPeerClosed,
-                         "the source closed the channel in the middle of a packet: got %zu bytes, "
-                         "expected %zu",
-                         out.size() - iov.iov_len, out.size());
-    }
-    received_bytes_ += static_cast<uint64_t>(got);
-    iov = {static_cast<uint8_t*>(iov.iov_base) + got, iov.iov_len - static_cast<size_t>(got)};
-  }
-  return true;
+// A destination would load it in an order that is between it and the main stream, which a relay
+// holds back at sync points.
+Error RelayChannel::refuse_device_state() const {
+  DeviceHeader header;
+  if (auto parsed = parse_device_header(reader_.front(), header); !parsed) return parsed.error();
+  return Error::make(ErrorCode::kUnsupported,
+                     "got the state of device \"%.64s\" (instance %u), which a relay does not pass "
+                     "on: switch device state over multifd off at the source",
+                     header.idstr_bytes.data(), header.instance_id);
 }
 
 void RelayChannel::publish() {
-  counters_.set(ReceiveCounter::kReceivedBytes, received_bytes_);
+  counters_.set(ReceiveCounter::kReceivedBytes, reader_.received_bytes());
   counters_.set(ReceiveCounter::kPackets, packets_);
   counters_.set(ReceiveCounter::kNormalPages, normal_pages_);
   counters_.set(ReceiveCounter::kZeroPages, zero_pages_);

@@ -13,6 +13,7 @@
 #include "base/syscalls.h"
 #include "channel/channel_thread.h"
 #include "channel/counters.h"
+#include "channel/packet_reader.h"
 #include "channel/relay_ports.h"
 #include "channel/sync_park.h"
 #include "payload/payload.h"
@@ -49,8 +50,7 @@ class RelayChannel final : public ChannelThread {
   // Reads and passes on the pages that follow the header.
   Result<void> pass_on();
   [[nodiscard]] Result<void> check_block() const;
-  // False: the peer closed the connection in front of the first byte, or we were told to stop.
-  Result<bool> read_fully(std::span<uint8_t> out, bool may_end);
+  [[nodiscard]] Error refuse_device_state() const;
   void publish();
 
   // Immutable after start.
@@ -63,13 +63,12 @@ class RelayChannel final : public ChannelThread {
 
   // Channel thread from start to join.
   UniqueFd fd_;
+  PacketReader reader_;
   CounterCells<ReceiveCounter> counters_;
-  uint64_t received_bytes_ = kInitialPacketSize;
   uint64_t packets_ = 0;
   uint64_t normal_pages_ = 0;
   uint64_t zero_pages_ = 0;
   uint32_t syncs_ = 0;
-  std::array<uint8_t, kRamHeaderSize> header_bytes_;
   RamHeader header_;
   std::unique_ptr<uint8_t[]> pages_;       // kPacketBytesMax
   std::unique_ptr<uint8_t[]> compressed_;  // kPayloadBytesMax, with a decoder

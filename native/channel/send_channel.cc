@@ -45,36 +45,16 @@ SendChannel::~SendChannel() {
   join();
 }
 
-bool SendChannel::enqueue(const Command& command) {
-  const uint32_t tail = submitted_.load(std::memory_order_relaxed);
-  if (tail - taken_.load(std::memory_order_acquire) == kCommandCapacity) return false;
-  commands_[tail % kCommandCapacity] = command;
-  submitted_.store(tail + 1, std::memory_order_release);  // pairs with next_command()
-  submitted_.notify_one();
-  return true;
-}
-
-// Waits for a command; false when the channel was told to stop.
-bool SendChannel::next_command(Command& out) {
-  const uint32_t head = taken_.load(std::memory_order_relaxed);
-  uint32_t tail = submitted_.load(std::memory_order_acquire);
-  while (tail == head && !stopping()) {
-    submitted_.wait(tail, std::memory_order_acquire);
-    tail = submitted_.load(std::memory_order_acquire);
-  }
-  if (stopping()) return false;
-  out = commands_[head % kCommandCapacity];
-  taken_.store(head + 1, std::memory_order_release);  // pairs with enqueue()
+bool SendChannel::next_event(Event& out) {
+  if (!ChannelThread::next_event(out)) return false;
+  if (out.kind == EventKind::kDeviceStateDone) static_cast<void>(commands_.take_back());
   return true;
 }
 
 void SendChannel::interrupt() {
   // A blocked sendmsg returns EPIPE. The fd is closed only after join(), so the number is ours.
   if (const int fd = socket_.load(std::memory_order_acquire); fd >= 0) ::shutdown(fd, SHUT_RDWR);
-  // A change of value is what ends a futex wait. The thread looks at the stop flag before it looks
-  // at the queue, so the count no longer matters.
-  submitted_.fetch_add(1, std::memory_order_release);
-  submitted_.notify_one();
+  commands_.wake();
 }
 
 void SendChannel::run() {
@@ -137,7 +117,10 @@ void SendChannel::report_steps(const Engine& engine) {
 
 // The kernel still reads guest memory and will not say when it stops: the mappings must never go
 // away. The engine counts its leaked records.
-void SendChannel::leak_memory() { static_cast<void>(new std::shared_ptr<SendGroup>(group_)); }
+void SendChannel::leak_memory() {
+  static_cast<void>(new std::shared_ptr<SendGroup>(group_));
+  commands_.leak_payload();
+}
 
 Result<void> SendChannel::open() {
   auto connected = connect_to(options_.endpoint, options_.connect_timeout_ms, stop_fd());
@@ -176,41 +159,65 @@ Result<void> SendChannel::enable_zero_copy() {
 }
 
 Result<void> SendChannel::serve(Engine& engine) {
-  ExtentSender sender(*group_->ram, engine, group_->packet_num,
-                      [this, &engine](const PageCounters& pages) { publish(engine, pages); },
-                      options_.encoder.get());
-  Command command;
-  while (next_command(command)) {
-    if (command.kind == CommandKind::kClose) return engine.flush(0);
-    if (auto executed = execute(command, sender, engine); !executed) return executed;
+  ExtentSender pages(
+      *group_->ram, engine, group_->packet_num,
+      [this, &engine](const PageCounters& counters) {
+        page_counters_ = counters;
+        publish(engine);
+      },
+      options_.encoder.get());
+  DeviceStateSender devices(engine, [this, &engine](const DeviceCounters& counters) {
+    device_counters_ = counters;
+    publish(engine);
+  });
+  while (Command* const command = commands_.next(stop_flag())) {
+    if (command->kind == CommandKind::kClose) return engine.flush(0);
+    const uint64_t sent_before = engine.counters().sent_bytes;
+    const auto done = execute(*command, pages, devices);
+    if (!done) return done.error();
+    page_counters_ = pages.counters();
+    counters_.set(SendCounter::kCpuNanoseconds, thread_cpu_nanoseconds());
+    publish(engine);
+    commands_.done();
+    announce(*done, static_cast<double>(engine.counters().sent_bytes - sent_before));
   }
   return {};
 }
 
-Result<void> SendChannel::execute(const Command& command, ExtentSender& sender, Engine& engine) {
-  const uint64_t sent_before = engine.counters().sent_bytes;
-  const bool sync = command.kind == CommandKind::kSync;
-  if (auto sent = sync ? sender.send_sync() : sender.send(command.extent); !sent) return sent;
-  counters_.set(SendCounter::kCpuNanoseconds, thread_cpu_nanoseconds());
-  publish(engine, sender.counters());
-  const auto wire_bytes = static_cast<double>(engine.counters().sent_bytes - sent_before);
-  if (sync) {
-    emit(EventKind::kSyncDone, wire_bytes);
-  } else if (queued() > kQuietQueue) {
-    emit_quietly(EventKind::kExtentDone, wire_bytes);
+// Returns what to announce.
+Result<EventKind> SendChannel::execute(const Command& command, ExtentSender& pages,
+                                       DeviceStateSender& devices) {
+  Result<void> sent;
+  EventKind done = EventKind::kSyncDone;
+  if (const auto* const extent = std::get_if<Extent>(&command.payload)) {
+    sent = pages.send(*extent);
+    done = EventKind::kExtentDone;
+  } else if (is_device_state(command.payload)) {
+    sent = devices.send(*std::get<std::unique_ptr<DevicePacket>>(command.payload));
+    done = EventKind::kDeviceStateDone;
   } else {
-    emit(EventKind::kExtentDone, wire_bytes);
+    sent = pages.send_sync();
   }
-  return {};
+  if (!sent) return sent.error();
+  return done;
 }
 
-void SendChannel::publish(const Engine& engine, const PageCounters& pages) {
+void SendChannel::announce(EventKind done, double wire_bytes) {
+  if (done == EventKind::kExtentDone && commands_.waiting() > kQuietQueue) {
+    emit_quietly(done, wire_bytes);
+  } else {
+    emit(done, wire_bytes);
+  }
+}
+
+void SendChannel::publish(const Engine& engine) {
   report_steps(engine);
   const EngineCounters& now = engine.counters();
   counters_.set(SendCounter::kSentBytes, now.sent_bytes + kInitialPacketSize);
-  counters_.set(SendCounter::kPackets, pages.packets);
-  counters_.set(SendCounter::kNormalPages, pages.normal_pages);
-  counters_.set(SendCounter::kZeroPages, pages.zero_pages);
+  counters_.set(SendCounter::kPackets, page_counters_.packets + device_counters_.packets);
+  counters_.set(SendCounter::kNormalPages, page_counters_.normal_pages);
+  counters_.set(SendCounter::kZeroPages, page_counters_.zero_pages);
+  counters_.set(SendCounter::kDeviceStateBytes, device_counters_.bytes);
   counters_.set(SendCounter::kSendCalls, now.send_calls);
   counters_.set(SendCounter::kUnreleasedBytes, uint64_t{engine.unreleased_bytes()});
   counters_.set(SendCounter::kUnreleasedHighBytes, now.unreleased_high_bytes);

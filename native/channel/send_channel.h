@@ -1,15 +1,17 @@
 // The sending end of a multifd channel: a thread that connects, introduces itself, and sends
-// extents and SYNC packets in the order they were submitted. TypeScript decides what and when; the
-// thread does everything per page. Nothing here knows rounds, rates or the peer's dialect.
+// extents, the state of devices and SYNC packets in the order they were submitted. TypeScript
+// decides what and when; the thread does everything per page. Nothing here knows rounds, rates or
+// the peer's dialect.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <memory>
 #include <optional>
 
 #include "channel/channel_thread.h"
+#include "channel/command_queue.h"
 #include "channel/counters.h"
+#include "channel/device_state_sender.h"
 #include "channel/endpoint.h"
 #include "channel/engine_report.h"
 #include "channel/extent_sender.h"
@@ -39,11 +41,19 @@ class SendChannel final : public ChannelThread {
                                                     Wakeup& wakeup);
   ~SendChannel() override;
 
-  // JavaScript thread. False: more is queued than credits allow, which is the caller's mistake.
-  bool submit_extent(const Extent& extent) { return enqueue({CommandKind::kExtent, extent}); }
-  bool submit_sync() { return enqueue({CommandKind::kSync, {}}); }
+  // Any thread. True: the payload changed places with nothing. False: for an extent, more is queued
+  // than credits allow, which is the caller's mistake; for a device's state, try again after a
+  // kDeviceStateDone, which gives back the memory of the oldest one on the thread that reads it.
+  bool submit(SendPayload& payload) { return commands_.submit(payload); }
+  bool submit_extent(const Extent& extent) {
+    SendPayload payload = extent;
+    return submit(payload);
+  }
+  bool submit_sync() { return commands_.submit_sync(); }
   // After everything submitted: full flush, then an orderly end of the stream.
-  bool submit_close() { return enqueue({CommandKind::kClose, {}}); }
+  bool submit_close() { return commands_.submit_close(); }
+  // JavaScript thread.
+  bool next_event(Event& out) override;
   void set_water_marks(uint64_t high_bytes, uint64_t low_bytes, uint64_t zero_copy_until_bytes);
   // SO_MAX_PACING_RATE, bytes per second; 0 lifts it. Smooths within an extent.
   void set_pacing_rate(uint64_t bytes_per_second);
@@ -53,24 +63,12 @@ class SendChannel final : public ChannelThread {
   [[nodiscard]] const EngineReport& engine_report() const { return engine_report_; }
 
  private:
-  enum class CommandKind : uint8_t { kExtent, kSync, kClose };
-  struct Command {
-    CommandKind kind;
-    Extent extent;
-  };
-  // 8 credits, a sync and a close; rounded up.
-  static constexpr uint32_t kCommandCapacity = 16;
-
   // While more than this is queued nobody has to be woken to keep the channel busy: of eight
   // credits six are worked off per wake-up, and two (32 MiB, about 15 ms at the speed of loopback)
   // last while a VMM holds the event loop.
   static constexpr uint32_t kQuietQueue = 2;
 
   SendChannel(SendChannelOptions options, std::shared_ptr<SendGroup> group, Wakeup& wakeup);
-  bool enqueue(const Command& command);
-  [[nodiscard]] uint32_t queued() const {
-    return submitted_.load(std::memory_order_relaxed) - taken_.load(std::memory_order_relaxed);
-  }
   void run() override;
   void transfer();
   void leak_memory();
@@ -81,9 +79,10 @@ class SendChannel final : public ChannelThread {
   std::unique_ptr<Engine> make_engine();
   void report_steps(const Engine& engine);
   Result<void> serve(Engine& engine);
-  Result<void> execute(const Command& command, ExtentSender& sender, Engine& engine);
-  bool next_command(Command& out);
-  void publish(const Engine& engine, const PageCounters& pages);
+  Result<EventKind> execute(const Command& command, ExtentSender& pages,
+                            DeviceStateSender& devices);
+  void announce(EventKind done, double wire_bytes);
+  void publish(const Engine& engine);
 
   // Immutable after start.
   const SendChannelOptions options_;
@@ -95,15 +94,15 @@ class SendChannel final : public ChannelThread {
   std::atomic<int> socket_{-1};  // fd_, once connected, for those who only look or shut down
   std::atomic<uint64_t> pacing_rate_{0};
   EngineReport engine_report_;
-  std::atomic<uint32_t> submitted_{0};  // JavaScript thread; the channel thread waits on it
-  std::atomic<uint32_t> taken_{0};      // channel thread
-  std::array<Command, kCommandCapacity> commands_;
+  CommandQueue commands_;
 
   // Channel thread from start to join.
   std::optional<GuestMemory::Lease> lease_;
   UniqueFd fd_;
   bool zero_copy_ = false;        // to be had on fd_
   uint32_t reported_steps_ = 0;   // of the engine's downgrades
+  PageCounters page_counters_;    // as last published
+  DeviceCounters device_counters_;
   CounterCells<SendCounter> counters_;
 };
 

@@ -18,7 +18,7 @@ uint64_t monotonic_us() {
 bool FlushGate::admit(const SendRecord& record) {
   high_ = marks_.high_bytes.load(std::memory_order_relaxed);
   low_ = marks_.low_bytes.load(std::memory_order_relaxed);
-  if (high_ < kZeroCopyMinBytes || record.bytes < kZeroCopyMinBytes) return false;
+  if (record.plain || high_ < kZeroCopyMinBytes || record.bytes < kZeroCopyMinBytes) return false;
   const uint64_t until = marks_.zero_copy_until_bytes.load(std::memory_order_relaxed);
   if (counters_.zero_copy_tried_bytes >= until) return false;
   counters_.zero_copy_tried_bytes += record.bytes;

@@ -119,6 +119,11 @@ bool is_zero_page_portable(const uint8_t* page) { return is_zero_16(page); }
 
 void copy_page(uint8_t* to, const uint8_t* from) { kFunctions.copy(to, from); }
 
+MULTIFD_RACY void copy_bytes(uint8_t* to, const uint8_t* from, size_t size) {
+  volatile uint8_t* const bytes = to;
+  for (size_t i = 0; i < size; ++i) bytes[i] = from[i];
+}
+
 MULTIFD_RACY void zero_page_if_needed(uint8_t* page) {
   if (is_zero_page(page)) return;
   volatile Word* const words = reinterpret_cast<volatile Word*>(page);

@@ -3,6 +3,7 @@
 // and are annotated for ThreadSanitizer here; there is no other suppression.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "guest/page.h"
@@ -17,6 +18,8 @@ bool is_zero_page_scalar(const uint8_t* page);
 bool is_zero_page_portable(const uint8_t* page);
 // A private copy of a page that may change while it is copied.
 void copy_page(uint8_t* to, const uint8_t* from);
+// Writes any bytes to any place in guest memory.
+void copy_bytes(uint8_t* to, const uint8_t* from, size_t size);
 // Writes zeros, unless the page is zero already (so that it is not dirtied or made resident).
 void zero_page_if_needed(uint8_t* page);
 // 64-bit hash of a private copy (never of guest memory), keyed: a guest must not be able to

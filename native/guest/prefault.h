@@ -12,5 +12,7 @@ namespace multifd {
 // Allocates the pages of the mapping that `run` covers. Does nothing where no file is behind them,
 // or where the kernel has no such call (before Linux 5.14).
 Result<void> prefault(const Mapping& mapping, const iovec& run);
+// The same for whoever does not know what is behind the run, which need not begin with a page.
+Result<void> prefault(const iovec& run);
 
 }  // namespace multifd

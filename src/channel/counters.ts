@@ -32,6 +32,8 @@ export interface SendCounters {
   /** ENOBUFS by cause: locked memory, option memory. */
   refusedByMemlock: number
   refusedByOptmem: number
+  /** Of sentBytes: device state, with its headers. */
+  deviceStateBytes: number
   /** CPU time of the channel thread. */
   cpuNanoseconds: number
 }
@@ -43,6 +45,8 @@ export interface ReceiveCounters {
   normalPages: number
   zeroPages: number
   syncs: number
+  /** Of receivedBytes: device state, with its headers. */
+  deviceStateBytes: number
   cpuNanoseconds: number
 }
 

@@ -13,6 +13,8 @@ export const EVENT = {
   FAILED: 6,
   CLOSED: 7,
   ACCEPTED: 8,
+  DEVICE_STATE_DONE: 9,
+  DEVICE_STATE: 10,
 } as const
 
 type Listener = (kind: number, value: number) => void

@@ -1,11 +1,13 @@
-// One multifd channel of the destination: it reports that it is parked at a SYNC, and is released.
+// One multifd channel of the destination: it reports that it is parked at a SYNC, and is released;
+// and it hands over the state of devices.
 
 import { deferred } from '../kit/deferred.ts'
-import type { MultifdError } from '../kit/errors.ts'
+import { MultifdError } from '../kit/errors.ts'
 import {
   checked,
   type NativeCompression,
   type NativeConnection,
+  type NativeDeviceState,
   type NativeReceiveChannel,
   type NativeReceiveGroup,
   native,
@@ -20,6 +22,11 @@ export interface ReceiveChannelListener {
   syncArrived(channelId: number): void
   /** The source closed the channel between two packets. */
   peerEnded(channelId: number): void
+  /**
+   * The state of a device came; the channel reads on when this returns. Without it device state is
+   * refused, and the channel fails with ERR_MULTIFD_UNSUPPORTED.
+   */
+  deviceState?(channelId: number, state: NativeDeviceState): void
   /** At most once; the channel ends by itself. */
   failed(error: MultifdError): void
 }
@@ -59,6 +66,7 @@ export class ReceiveChannel {
     this.closed = closed.promise
     listen(this.#native, (kind) => {
       if (kind === EVENT.SYNC_ARRIVED) listener.syncArrived(channelId)
+      if (kind === EVENT.DEVICE_STATE) this.#deviceState(listener)
       if (kind === EVENT.PEER_END) {
         this.#over = true
         listener.peerEnded(channelId)
@@ -92,6 +100,26 @@ export class ReceiveChannel {
       receiveCounterNames().indexOf('zeroPages'),
     ]
     return (this.#cells[pageCells[0]] ?? 0) + (this.#cells[pageCells[1]] ?? 0)
+  }
+
+  #deviceState(listener: ReceiveChannelListener): void {
+    const { channelId } = this
+    const state = this.#native.takeDeviceState()
+    if (state === null || this.#over) return
+    if (listener.deviceState !== undefined) {
+      listener.deviceState(channelId, state)
+      return
+    }
+    void this.destroy()
+    listener.failed(
+      new MultifdError(
+        'ERR_MULTIFD_UNSUPPORTED',
+        `multifd channel ${channelId}: the state of device "${state.idstr}" (instance ` +
+          `${state.instanceId}) came over the channel, where nothing here takes it: switch device ` +
+          'state over multifd off at the source',
+        { channelId },
+      ),
+    )
   }
 
   releaseSync(): void {

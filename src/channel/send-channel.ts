@@ -3,7 +3,12 @@
 
 import { deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
-import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
+import {
+  DEVICE_PAYLOAD_BYTES_MAX,
+  DEVICE_PREFIX_BYTES_MAX,
+  IDSTR_BYTES_MAX,
+  PAGE_SIZE_BYTES,
+} from '../kit/limits.ts'
 import {
   checked,
   type NativeCompression,
@@ -14,6 +19,7 @@ import {
   native,
   toError,
 } from '../kit/native.ts'
+import { checkUnsigned, encodeName } from '../wire/bytes.ts'
 import { readCounters, type SendCounters, sendCounterIndex, sendCounterNames } from './counters.ts'
 import { EVENT, listen } from './native-events.ts'
 
@@ -38,6 +44,8 @@ export interface SendChannelOptions {
 export interface SendChannelListener {
   extentDone(channelId: number, wireBytes: number): void
   syncDone(channelId: number): void
+  /** The oldest state submitted was sent; its memory is free again. For whoever submits some. */
+  deviceStateDone?(channelId: number, wireBytes: number): void
   /** At most once; the channel ends by itself. */
   failed(error: MultifdError): void
 }
@@ -48,6 +56,20 @@ export interface ExtentPages {
   firstPage: number
   pageCount: number
   dirtyPages: number
+}
+
+/** A part of a device's state, as one packet. */
+export interface DeviceStatePart {
+  /** 1 to 255 bytes of UTF-8. */
+  idstr: string
+  instanceId: number
+  /** In front of the data, at most 32 bytes; copied. */
+  prefix: Uint8Array
+  /**
+   * Sent from its place, which nobody may change, transfer or resize before `deviceStateDone`. 1
+   * byte to 16 MiB + 12, the prefix included.
+   */
+  data: Uint8Array
 }
 
 /** A thread ends unasked, and without an error, only if the memory it worked on was taken away. */
@@ -93,6 +115,7 @@ export class SendChannel {
     listen(this.#native, (kind, value) => {
       if (kind === EVENT.EXTENT_DONE) listener.extentDone(channelId, value)
       if (kind === EVENT.SYNC_DONE) listener.syncDone(channelId)
+      if (kind === EVENT.DEVICE_STATE_DONE) listener.deviceStateDone?.(channelId, value)
       if (kind === EVENT.READY) {
         this.#live = true
         ready.resolve()
@@ -157,6 +180,28 @@ export class SendChannel {
   /** Full flush, then a SYNC packet. */
   submitSync(): void {
     this.#accepted(this.#native.submitSync())
+  }
+
+  /**
+   * Sends the state behind everything submitted so far. False: a few are on their way, or the
+   * channel is over; the first of them is told by `deviceStateDone`.
+   * @throws RangeError if the packet has no room for it
+   */
+  submitDeviceState({ idstr, instanceId, prefix, data }: DeviceStatePart): boolean {
+    encodeName('device', idstr, IDSTR_BYTES_MAX)
+    checkUnsigned('instanceId', instanceId, 0xffff_ffff)
+    const bytes = prefix.length + data.length
+    if (bytes === 0 || bytes > DEVICE_PAYLOAD_BYTES_MAX) {
+      throw new RangeError(
+        `expected 1 to ${DEVICE_PAYLOAD_BYTES_MAX} bytes of state of device "${idstr}", got ${bytes}`,
+      )
+    }
+    if (prefix.length > DEVICE_PREFIX_BYTES_MAX) {
+      throw new RangeError(
+        `expected a prefix of at most ${DEVICE_PREFIX_BYTES_MAX} bytes, got ${prefix.length}`,
+      )
+    }
+    return this.#native.submitDeviceState(idstr, instanceId, prefix, data)
   }
 
   /** Ends the channel after what was submitted: everything released, then an orderly close. */

@@ -31,6 +31,17 @@ export interface NativeThread {
 export interface NativeSendChannel extends NativeThread {
   submitExtent(block: number, firstPage: number, pageCount: number, dirtyPages: number): boolean
   submitSync(): boolean
+  /**
+   * `data` is sent from its place and held until DEVICE_STATE_DONE, or until the channel is gone;
+   * nobody may change, transfer or resize it until then. False: a few are taken already, or the
+   * packet has no room for it.
+   */
+  submitDeviceState(
+    idstr: string,
+    instanceId: number,
+    prefix: Uint8Array,
+    data: Uint8Array,
+  ): boolean
   submitClose(): boolean
   /** `zeroCopyUntilBytes`: plain sends once so many bytes were tried; Infinity is allowed. */
   setWaterMarks(highBytes: number, lowBytes: number, zeroCopyUntilBytes: number): void
@@ -80,6 +91,15 @@ export interface NativePathProbe {
 
 export interface NativeReceiveChannel extends NativeThread {
   releaseSync(): void
+  /** After DEVICE_STATE: what arrived; the channel reads on. Null when there is nothing. */
+  takeDeviceState(): NativeDeviceState | null
+}
+
+/** The state of a device, as it came over a channel. */
+export interface NativeDeviceState {
+  idstr: string
+  instanceId: number
+  bytes: Uint8Array
 }
 
 export interface NativeConnection {

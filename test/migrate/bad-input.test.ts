@@ -6,6 +6,7 @@ import { once } from 'node:events'
 import { afterAll, beforeEach, describe, expect, it } from 'vitest'
 import type { Device } from '../../src/migrate/vmm.ts'
 import { concatBytes } from '../../src/wire/bytes.ts'
+import { encodeDevicePacketHeader } from '../../src/wire/device-packet.ts'
 import { encodeDeviceStart, encodePing } from '../../src/wire/main-stream-writer.ts'
 import { encodeShut } from '../../src/wire/return-path.ts'
 import { GUEST_BLOCK, GUEST_BYTES, GuardedGuest } from './guarded-guest.ts'
@@ -43,7 +44,15 @@ describe('a packet is refused', () => {
     ['of another version', PROTOCOL, own.patched(header, [4, 2]), /version 2, expected 1/],
     ['with unknown flags', UNSUPPORTED, own.patched(header, [8, 0x100]), /flags 0x100, expected/],
     ['with compressed pages', UNSUPPORTED, own.patched(header, [8, 2]), /flags 0x2, .*compression/],
-    ['of a device state', UNSUPPORTED, own.patched(header, [8, 0x40]), /flags 0x40/],
+    [
+      'of a device state',
+      UNSUPPORTED,
+      concatBytes(
+        encodeDevicePacketHeader({ idstr: 'vga', instanceId: 2, nextPacketSize: 1 }),
+        Uint8Array.of(0),
+      ),
+      /"vga" \(instance 2\) .*switch device state over multifd off/,
+    ],
     [
       'with room for too many pages',
       PROTOCOL,

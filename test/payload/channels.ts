@@ -4,6 +4,9 @@
 
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer } from 'node:net'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { Acceptor } from '../../src/channel/accept.ts'
 import { ReceiveChannel } from '../../src/channel/receive-channel.ts'
 import { SendChannel } from '../../src/channel/send-channel.ts'
@@ -14,6 +17,7 @@ import {
   type NativeBlock,
   type NativeCompression,
   type NativeConnection,
+  type NativeDeviceState,
   type NativeGuestMemory,
   native,
 } from '../../src/kit/native.ts'
@@ -64,6 +68,9 @@ export class Sender implements AsyncDisposable {
   readonly #group
   #pending = deferred()
   #error: MultifdError | undefined
+  /** Bytes on the wire of each device's state that was sent; resolves `stateSent` every time. */
+  readonly statesSent: number[] = []
+  stateSent = deferred()
 
   constructor(memory: Memory, port: number, { compression, compressionLevel, engine }: Method) {
     this.#log = checked(native().createDirtyLog(memory.native), 'a log')
@@ -80,6 +87,11 @@ export class Sender implements AsyncDisposable {
     const listener = {
       extentDone: () => {},
       syncDone: () => this.#pending.resolve(),
+      deviceStateDone: (_: number, wireBytes: number) => {
+        this.statesSent.push(wireBytes)
+        this.stateSent.resolve()
+        this.stateSent = deferred()
+      },
       failed: (error: MultifdError) => {
         this.#error = error
         this.#pending.resolve()
@@ -143,14 +155,17 @@ export class Receiver implements AsyncDisposable {
   error: MultifdError | undefined
   /** SYNCs that arrived, all channels together. */
   syncs = 0
+  /** What devices sent, in the order of arrival; undefined: it is refused. */
+  readonly states: NativeDeviceState[] | undefined
   #waiting: { syncs: number; resolve: () => void } | undefined
 
   /** With `hold` a channel stays parked at its SYNC until `release`. */
   constructor(
     memory: NativeGuestMemory,
     compression: NativeCompression,
-    { channels = 1, hold = false } = {},
+    { channels = 1, hold = false, devices = false } = {},
   ) {
+    this.states = devices ? [] : undefined
     this.#method = compression
     this.#wanted = channels
     this.#hold = hold
@@ -180,6 +195,7 @@ export class Receiver implements AsyncDisposable {
   }
 
   #take(connection: NativeConnection): void {
+    const { states } = this
     const channel: ReceiveChannel = new ReceiveChannel(
       this.group,
       connection,
@@ -192,6 +208,7 @@ export class Receiver implements AsyncDisposable {
           }
         },
         peerEnded: () => this.#end(),
+        ...(states === undefined ? {} : { deviceState: (_, state) => states.push(state) }),
         failed: (error) => this.#failed(error),
       },
       { compression: this.#method },
@@ -291,4 +308,13 @@ export function compressionsHere(): Exclude<NativeCompression, 'none'>[] {
   }
   const known = ['zlib', 'zstd'] as const
   return known.filter((name) => !lacking.some((method) => method.name === name))
+}
+
+/** A detached view lets go of its mapping when it is collected. */
+export async function collected(): Promise<void> {
+  setFlagsFromString('--expose-gc')
+  for (let turn = 0; turn < 2; turn += 1) {
+    runInNewContext('gc')()
+    await nextTurn()
+  }
 }

@@ -2,9 +2,6 @@
 // they are at each SYNC, whatever the method, its level, the engine and the kind of memory.
 
 import { join } from 'node:path'
-import { setImmediate as nextTurn } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { Worker } from 'node:worker_threads'
 import { inflateSync, constants as zlib } from 'node:zlib'
 import { beforeAll, describe, expect, it } from 'vitest'
@@ -12,7 +9,15 @@ import { packageRoot } from '../../src/kit/native.ts'
 import { concatBytes } from '../../src/wire/bytes.ts'
 import { expectSamePages, randomNumbers, testSeed } from '../support/pages.ts'
 import { expectNothingLeft, held } from '../support/resources.ts'
-import { compressionsHere, Memory, type Method, Receiver, record, Sender } from './channels.ts'
+import {
+  collected,
+  compressionsHere,
+  Memory,
+  type Method,
+  Receiver,
+  record,
+  Sender,
+} from './channels.ts'
 
 const PAGES = 512
 const seed = testSeed()
@@ -69,15 +74,6 @@ async function migrate(method: Method, to: 'anonymous' | 'memfd', rounds: number
   await receiver.ended
   expect(receiver.error).toBeUndefined()
   expect(receiver.channels[0]?.counters.receivedBytes).toBe(sentBytes)
-}
-
-/** A detached view lets go of its mapping when it is collected. */
-async function collected(): Promise<void> {
-  setFlagsFromString('--expose-gc')
-  for (let turn = 0; turn < 2; turn += 1) {
-    runInNewContext('gc')()
-    await nextTurn()
-  }
 }
 
 // What the process makes once, at its first migration, is there before anything is compared.

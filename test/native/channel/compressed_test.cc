@@ -116,7 +116,8 @@ TEST("a size beyond the bound, none at all, and the wrong method are refused unr
       {fake_codec::kFlag, 0, ErrorCode::kProtocol, "next_packet_size 0"},
       {0, 0, ErrorCode::kProtocol, "multifd-compression"},
       {0x02, 5, ErrorCode::kUnsupported, "multifd-compression"},
-      {fake_codec::kFlag | 0x40, 5, ErrorCode::kUnsupported, "multifd-compression"},
+      {fake_codec::kFlag | 0x80, 5, ErrorCode::kUnsupported, "multifd-compression"},
+      {fake_codec::kFlag | 0x40, 5, ErrorCode::kUnsupported, "expected 0x40 alone"},
   };
   for (const Case& wrong : cases) {
     const auto memory = make_memory(kPages * kPageSize);

@@ -1,6 +1,7 @@
 // Tests of the receiving channel with bytes that no source would send. Whatever comes: an error or
 // an orderly end, and not a byte of memory outside the block's own pages is written.
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -81,13 +82,18 @@ void append_header(Bytes& stream, const RamPacket& packet) {
   stream.insert(stream.end(), header.begin(), header.end());
 }
 
-// Pages 1 and 3 with content, page 3 then zero, a SYNC, and page 7 behind it.
+constexpr size_t kDeviceBytes = 40;
+
+// Pages 1 and 3 with content, a device's state, page 3 then zero, a SYNC, and page 7 behind it.
 Bytes example_stream() {
   Bytes stream;
   const uint64_t normal[] = {1 * kPageSize, 3 * kPageSize};
   append_header(stream, {.flags = 0, .packet_num = 0, .block = "pc.ram", .normal = normal,
                          .zero = {}});
   stream.resize(stream.size() + 2 * kPageSize, 0x11);
+  stream.resize(stream.size() + kDeviceHeaderSize);
+  fill_device_header(std::span(stream).last<kDeviceHeaderSize>(), "vga", 0, kDeviceBytes);
+  stream.resize(stream.size() + kDeviceBytes, 0x44);
   const uint64_t zero[] = {3 * kPageSize, 4 * kPageSize};
   append_header(stream, {.flags = 0, .packet_num = 1, .block = "pc.ram", .normal = {},
                          .zero = zero});
@@ -105,9 +111,11 @@ struct Outcome {
   bool peer_ended = false;
   std::optional<Error> error;
   uint32_t syncs = 0;
+  std::vector<ReceivedDeviceState> states;
 };
 
-Outcome receive(const GuardedMemory& guarded, const Bytes& stream) {
+Outcome receive(const GuardedMemory& guarded, const Bytes& stream,
+                const Syscalls& syscalls = kKernelSyscalls) {
   auto group = ReceiveGroup::create(guarded.memory());
   CHECK_OK(group);
   auto [ours, theirs] = unix_pair();
@@ -118,13 +126,17 @@ Outcome receive(const GuardedMemory& guarded, const Bytes& stream) {
   ours.reset();
   ReceiveCells cells{};
   TestWakeup wakeup;
-  auto channel = ReceiveChannel::start(std::move(theirs),
-                                       {.channel_id = 0, .counters = cells.data()}, *group, wakeup);
+  auto channel = ReceiveChannel::start(
+      std::move(theirs), {.channel_id = 0, .counters = cells.data(), .syscalls = &syscalls}, *group,
+      wakeup);
   CHECK_OK(channel);
   Outcome outcome;
   for (Event event; (event = wakeup.next(**channel)).kind != EventKind::kClosed;) {
     outcome.peer_ended |= event.kind == EventKind::kPeerEnd;
     if (event.kind == EventKind::kFailed) outcome.error = (*channel)->error();
+    if (event.kind == EventKind::kDeviceState) {
+      CHECK((*channel)->take_device_state(outcome.states.emplace_back()));
+    }
     if (event.kind != EventKind::kSyncArrived) continue;
     ++outcome.syncs;
     (*channel)->release_sync();
@@ -140,11 +152,78 @@ TEST("a good stream is applied, and ends in order") {
   CHECK(outcome.peer_ended);
   CHECK(!outcome.error);
   CHECK_EQ(outcome.syncs, 1U);
+  CHECK_EQ(outcome.states.size(), 1U);
+  CHECK(outcome.states[0].header.idstr() == "vga");
+  const uint8_t* const state = outcome.states[0].bytes.get();
+  CHECK(std::all_of(state, state + kDeviceBytes, [](uint8_t byte) { return byte == 0x44; }));
   const auto page_is = [&](uint64_t page, uint8_t value) {
     const uint8_t* const at = guarded.block() + page * kPageSize;
     return std::all_of(at, at + kPageSize, [&](uint8_t byte) { return byte == value; });
   };
   CHECK(page_is(1, 0x11) && page_is(3, 0) && page_is(4, 0) && page_is(7, 0x22) && page_is(0, 0));
+}
+
+// As calls that signals interrupt: the first part comes short, and the second takes what is there.
+check::Random* interruptions = nullptr;
+int receive_interrupted(int fd, mmsghdr* parts, unsigned count) {
+  std::array<iovec, kPacketPagesMax + 1> iov{};
+  msghdr cut{};
+  cut.msg_iov = iov.data();
+  size_t left = 1 + interruptions->below(1500);
+  for (size_t i = 0; i < parts[0].msg_hdr.msg_iovlen && left > 0; ++i) {
+    iov[i] = parts[0].msg_hdr.msg_iov[i];
+    iov[i].iov_len = std::min(iov[i].iov_len, left);
+    left -= iov[i].iov_len;
+    ++cut.msg_iovlen;
+  }
+  const auto got = ::syscall(SYS_recvmsg, fd, &cut, 0);
+  if (got < 0) return -1;
+  parts[0].msg_len = static_cast<unsigned>(got);
+  if (count == 1 || got == 0) return 1;
+  const auto ahead = ::syscall(SYS_recvmsg, fd, &parts[1].msg_hdr, MSG_DONTWAIT);
+  if (ahead < 0) return 1;
+  parts[1].msg_len = static_cast<unsigned>(ahead);
+  return 2;
+}
+
+TEST("what an interrupted call took for the next header goes where it belongs") {
+  const GuardedMemory guarded;
+  receive(guarded, example_stream());
+  const Bytes expected(guarded.block(), guarded.block() + kBlockPages * kPageSize);
+  check::Random random(check::seed());
+  interruptions = &random;
+  Syscalls syscalls = kKernelSyscalls;
+  syscalls.receive_guest = receive_interrupted;
+  for (int i = 0; i < 200; ++i) {
+    guarded.clear_block();
+    const Outcome outcome = receive(guarded, example_stream(), syscalls);
+    CHECK(outcome.peer_ended);
+    CHECK_EQ(outcome.states.size(), 1U);
+    CHECK(std::equal(expected.begin(), expected.end(), guarded.block()));
+  }
+}
+
+int receive_calls = 0;
+int receive_counted(int fd, mmsghdr* parts, unsigned count) {
+  ++receive_calls;
+  return kKernelSyscalls.receive_guest(fd, parts, count);
+}
+
+TEST("a packet of pages takes one system call, where it has come") {
+  const GuardedMemory guarded;
+  constexpr int kPackets = 20;
+  Bytes stream;
+  for (uint64_t i = 0; i < kPackets; ++i) {
+    const uint64_t normal[] = {i % kBlockPages * kPageSize};
+    append_header(stream, {.flags = 0, .packet_num = i, .block = "pc.ram", .normal = normal,
+                           .zero = {}});
+    stream.resize(stream.size() + kPageSize, 0x11);
+  }
+  Syscalls syscalls = kKernelSyscalls;
+  syscalls.receive_guest = receive_counted;
+  receive_calls = 0;
+  CHECK(receive(guarded, stream, syscalls).peer_ended);
+  CHECK_EQ(receive_calls, 1 + kPackets + 1);  // the first header and the end come alone
 }
 
 TEST("a wrong value in any field is an error, before a byte of the packet's payload is placed") {
@@ -156,7 +235,7 @@ TEST("a wrong value in any field is an error, before a byte of the packet's payl
   const Case cases[] = {
       {"magic", ErrorCode::kProtocol, [](uint8_t* header) { put32(header, 0x51455649); }},
       {"version", ErrorCode::kProtocol, [](uint8_t* header) { put32(header + 4, 2); }},
-      {"flags", ErrorCode::kUnsupported, [](uint8_t* header) { put32(header + 8, 0x40); }},
+      {"flags", ErrorCode::kUnsupported, [](uint8_t* header) { put32(header + 8, 0x80); }},
       {"pages_alloc", ErrorCode::kProtocol, [](uint8_t* header) { put32(header + 12, 129); }},
       {"normal", ErrorCode::kProtocol, [](uint8_t* header) { put32(header + 16, 129); }},
       {"next_packet_size", ErrorCode::kProtocol,
@@ -232,8 +311,9 @@ TEST("a stream cut at any byte is an orderly end between packets and an error in
   const CensusCheck before;
   const Bytes whole = example_stream();
   const size_t first_end = kRamHeaderSize + 2 * kPageSize;
-  const std::array<size_t, 5> ends = {0, first_end, first_end + kRamHeaderSize,
-                                      first_end + 2 * kRamHeaderSize, whole.size()};
+  const size_t device_end = first_end + kDeviceHeaderSize + kDeviceBytes;
+  const std::array<size_t, 6> ends = {0, first_end, device_end, device_end + kRamHeaderSize,
+                                      device_end + 2 * kRamHeaderSize, whole.size()};
   // Inside a payload every 61st byte is enough: there are no fields.
   for (size_t size = 0; size <= whole.size(); size += size < kRamHeaderSize + 64 ? 1 : 61) {
     const bool between = std::ranges::find(ends, size) != ends.end();

@@ -234,7 +234,9 @@ TEST("bad packets end the channel, and reach no destination") {
   const Case cases[] = {
       {"magic", ErrorCode::kProtocol, [](uint8_t* header) { header[0] = 0x12; }},
       {"version", ErrorCode::kProtocol, [](uint8_t* header) { header[7] = 2; }},
-      {"flags", ErrorCode::kUnsupported, [](uint8_t* header) { header[11] = 0x40; }},
+      {"flags", ErrorCode::kUnsupported, [](uint8_t* header) { header[11] = 0x80; }},
+      {"device state with a name", ErrorCode::kProtocol,
+       [](uint8_t* header) { header[11] = 0x40; }},
       {"flags", ErrorCode::kUnsupported, [](uint8_t* header) { header[11] = 0x02; }},
       {"pages_alloc", ErrorCode::kProtocol, [](uint8_t* header) { header[14] = 1; }},
       {"normal", ErrorCode::kProtocol, [](uint8_t* header) { header[19] = 129; }},
@@ -260,6 +262,14 @@ TEST("pages before the setup SYNC, which end a QEMU with SIGSEGV, are not passed
   Writer writer(false);
   writer.packet({4096}, {1 << 20}, {});
   expect_refused(writer.bytes, ErrorCode::kProtocol, "before the first SYNC", false);
+}
+
+TEST("the state of a device is refused by its name, however short it is") {
+  Writer writer(false);
+  writer.sync();
+  writer.bytes.resize(writer.bytes.size() + kDeviceHeaderSize);
+  fill_device_header(std::span(writer.bytes).last<kDeviceHeaderSize>(), "0000:00:02.0/vfio", 3, 1);
+  expect_refused(writer.bytes, ErrorCode::kUnsupported, "\"0000:00:02.0/vfio\" (instance 3)");
 }
 
 TEST("a channel that ends inside a packet is an error") {
