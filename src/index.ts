@@ -14,14 +14,18 @@ export { ERROR_CODES, type ErrorCode, type ErrorDetails, MultifdError } from './
 export type { MigrationDestinationOptions } from './migrate/destination-options.ts'
 export type { ZeroCopyMode } from './migrate/flush-control.ts'
 export { decideBySignals, type Undecided } from './migrate/operator-signals.ts'
+export type { Migration, MigrationParameters } from './migrate/outgoing-session.ts'
 export type { Owner } from './migrate/ownership.ts'
+export type { DeviceProgress } from './migrate/passes.ts'
 export type {
   ChannelProgress,
   ChannelReport,
+  DowntimeParts,
   IncomingResult,
   MigrationProgress,
   MigrationResult,
 } from './migrate/progress.ts'
+export type { SaveStateHandler, StatePart } from './migrate/save-state.ts'
 export type { MigrationSourceOptions } from './migrate/source-options.ts'
 export type { MigrationStatus } from './migrate/status.ts'
 export type { Device, Vmm } from './migrate/vmm.ts'
@@ -54,4 +58,4 @@ export {
   type VerifiedSnapshot,
   verifySnapshot,
 } from './snapshot/snapshot-directory.ts'
-export { type Migration, MigrationSource } from './source.ts'
+export { MigrationSource } from './source.ts'

@@ -61,7 +61,7 @@ export class Acceptor {
 /** What is wrong with a multifd connection's introduction; undefined if nothing is. */
 export function introductionProblem(
   connection: NativeConnection,
-  expected: { channels: number; taken: ReadonlySet<number> },
+  expected: { channels: number; taken: { has(channelId: number): boolean } },
 ): MultifdError | undefined {
   const { channelId, peer } = connection
   const { channels, taken } = expected

@@ -20,6 +20,12 @@ export interface MainChannelListener {
   failed(error: MultifdError): void
 }
 
+/** What those above need of a main channel: tests put something else in its place. */
+export type MainStream = Pick<
+  MainChannel,
+  'write' | 'close' | 'destroy' | 'pause' | 'resume' | 'writtenBytes' | 'readBytes'
+>
+
 export class MainChannel {
   readonly #socket: Socket
   #destroyed = false

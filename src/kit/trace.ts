@@ -26,6 +26,10 @@ export interface TraceEvents {
     mode: string
     reason: string
   }
+  /** A round was collected, and it was decided what follows. */
+  'multifd:decision': { kind: string; cause: string; reason: string }
+  /** A broken connection was replaced; `pages` were given back for another round. */
+  'multifd:resume': { side: Side; collectedRounds: number; pages: number }
   /** An error that is not the migration's first: recorded here and nowhere else. */
   'multifd:error': { side: Side; code: string; message: string }
 }
@@ -35,6 +39,8 @@ const names: readonly (keyof TraceEvents)[] = [
   'multifd:round',
   'multifd:sync',
   'multifd:flush',
+  'multifd:decision',
+  'multifd:resume',
   'multifd:error',
 ]
 

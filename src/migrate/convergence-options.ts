@@ -29,6 +29,17 @@ export interface ConvergenceSettings {
 
 export type ConvergenceOptions = Partial<ConvergenceSettings>
 
+export const CONVERGENCE_NAMES: readonly (keyof ConvergenceSettings)[] = [
+  'downtimeLimitMs',
+  'autoConverge',
+  'throttleTriggerThreshold',
+  'cpuThrottleInitial',
+  'cpuThrottleIncrement',
+  'maxCpuThrottle',
+  'timeLimitMs',
+  'timeLimitEnd',
+]
+
 /** QEMU's largest downtime-limit. */
 const DOWNTIME_LIMIT_MS_MAX = 2_000_000
 const TIME_LIMIT_MS_MAX = 30 * 24 * 60 * 60 * 1000

@@ -3,16 +3,12 @@
 // the question what the build has.
 
 import { MultifdError } from '../kit/errors.ts'
-import type { NativeCompression } from '../kit/native.ts'
-import { isOwnMachine, parseOwnCapabilities } from '../wire/dialect.ts'
+import { isOwnMachine, type OwnCapabilities, parseOwnCapabilities } from '../wire/dialect.ts'
 import type { Configuration } from '../wire/main-stream-events.ts'
 import { requireCompression } from './compression.ts'
 
 /** @throws MultifdError ERR_MULTIFD_UNSUPPORTED or ERR_MULTIFD_HANDSHAKE: it is not for us. */
-export function checkOwnSource({ machineName, capabilities }: Configuration): {
-  channels: number
-  compression: NativeCompression
-} {
+export function checkOwnSource({ machineName, capabilities }: Configuration): OwnCapabilities {
   if (!isOwnMachine(machineName)) {
     throw new MultifdError(
       'ERR_MULTIFD_UNSUPPORTED',
@@ -29,7 +25,6 @@ export function checkOwnSource({ machineName, capabilities }: Configuration): {
         'nobody would know whose the guest is; run the same version on both ends',
     )
   }
-  const { channels, compression } = own.value
-  requireCompression(compression)
-  return { channels, compression }
+  requireCompression(own.value.compression)
+  return own.value
 }

@@ -1,20 +1,26 @@
 // The destination's half of the conversation on the main channel: events come out one at a time,
 // and nothing more is read while one is being worked on; answers go back on the return path.
 
-import { MainChannel } from '../channel/main-channel.ts'
+import type { MainChannelListener, MainStream } from '../channel/main-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
-import type { NativeConnection } from '../kit/native.ts'
 import { concatBytes } from '../wire/bytes.ts'
+import { OWN_COMMAND_CANCEL } from '../wire/dialect.ts'
 import type { MainStreamEvent } from '../wire/main-stream-events.ts'
 import { MainStreamReader } from '../wire/main-stream-reader.ts'
-import { encodePong, encodeShut, encodeSwitchoverAck } from '../wire/return-path.ts'
+import {
+  encodePong,
+  encodeRecvBitmap,
+  encodeResumeAck,
+  encodeShut,
+  encodeSwitchoverAck,
+} from '../wire/return-path.ts'
 
 /** What it means that the source closed a stream that is complete; undefined: nothing bad. */
 export type CompleteEnd = () => MultifdError | undefined
 
 export class IncomingWire {
-  readonly #main: MainChannel
+  readonly #main: MainStream
   readonly #reader = new MainStreamReader()
   readonly #fail: (error: MultifdError) => void
   readonly #completeEnd: CompleteEnd
@@ -27,15 +33,15 @@ export class IncomingWire {
   #ended = false
   #arrived: Deferred<void> = deferred()
 
-  /** Takes the connection over; `fail` hears of a connection that breaks. */
+  /** Takes the main channel over; `fail` hears of a connection that breaks. */
   constructor(
-    connection: NativeConnection,
+    adopt: (listener: MainChannelListener) => MainStream,
     fail: (error: MultifdError) => void,
     completeEnd: CompleteEnd = handOverMissing,
   ) {
     this.#fail = fail
     this.#completeEnd = completeEnd
-    this.#main = MainChannel.adopt(connection, {
+    this.#main = adopt({
       data: (bytes) => this.#received(bytes),
       ended: () => this.#peerEnded(),
       failed: fail,
@@ -81,9 +87,33 @@ export class IncomingWire {
     await this.#main.write(encodeSwitchoverAck())
   }
 
+  /** What came over the connections so far, for a source that may have to connect again. */
+  async resumeAck(collectedRounds: number): Promise<void> {
+    await this.#main.write(encodeResumeAck(collectedRounds))
+  }
+  async receivedBitmap(idstr: string, bitmap: Uint8Array): Promise<void> {
+    await this.#main.write(encodeRecvBitmap(idstr, bitmap))
+  }
+
+  /**
+   * Resolves when the source gives the migration up. For a connection of which nothing else is
+   * wanted any more: what comes is read and dropped. Call it last.
+   */
+  async cancelled(): Promise<void> {
+    for (;;) {
+      const event = await this.next()
+      if (event.kind === 'command' && event.command === OWN_COMMAND_CANCEL) return
+    }
+  }
+
   /** Everything is loaded: the source may give its guest up. */
   async ready(): Promise<void> {
     await this.#main.write(encodeShut(0))
+  }
+
+  /** The commit came: the guest is this side's. Queued; the guest need not wait for it. */
+  taken(): void {
+    void this.#main.write(encodeShut(0))
   }
 
   /** The migration failed here; best effort, as the connection may be what failed. */

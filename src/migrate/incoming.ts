@@ -3,92 +3,114 @@
 
 import type { GuestMemory } from '../guest/guest-memory.ts'
 import { MultifdError } from '../kit/errors.ts'
-import { MIG_CMD_PING } from '../wire/constants.ts'
-import { OWN_COMMAND_COMMIT } from '../wire/dialect.ts'
-import type {
-  DeviceStateEvent,
-  MainStreamEvent,
-  RamMemSizeEvent,
-} from '../wire/main-stream-events.ts'
+import {
+  MIG_CMD_OPEN_RETURN_PATH,
+  MIG_CMD_PING,
+  MIG_CMD_SWITCHOVER_START,
+} from '../wire/constants.ts'
+import { OWN_COMMAND_CANCEL, OWN_COMMAND_COMMIT } from '../wire/dialect.ts'
+import type { MainStreamEvent, RamMemSizeEvent } from '../wire/main-stream-events.ts'
+import type { DestinationLink } from './destination-link.ts'
 import type { DestinationSettings } from './destination-options.ts'
-import type { IncomingWire } from './incoming-wire.ts'
-import type { SyncCollector } from './sync-collector.ts'
-import type { FirstError } from './teardown.ts'
-import { callVmm, type NamedDevice } from './vmm.ts'
-import type { Watchdog } from './watchdog.ts'
-
-/** What an incoming migration works with; made, and taken down, by src/destination.ts. */
-export interface IncomingParts {
-  settings: DestinationSettings
-  first: FirstError
-  watchdog: Watchdog
-  wire: IncomingWire
-  syncs: SyncCollector
-  /**
-   * Ends the multifd channels; resolves when nobody but the guest can write its memory any more.
-   */
-  stopReceiving: () => Promise<void>
-}
+import { DeviceLoader, type DevicePacket } from './device-loader.ts'
+import { DestinationOwnership } from './ownership.ts'
+import { switchoverAcknowledged } from './switchover-ack.ts'
+import { asMultifdError } from './teardown.ts'
 
 export class Incoming {
-  readonly #parts: IncomingParts
-  readonly #loaded = new Set<NamedDevice>()
+  readonly ownership = new DestinationOwnership()
+  readonly #settings: DestinationSettings
+  readonly #loader: DeviceLoader
+  #link: DestinationLink | undefined
+  #collectedRounds = 0
   #ramListed = false
   #ramOver = false
-  #inLastSection = false
-  #ready = false
+  #section: 'start' | 'part' | 'end' = 'start'
+  #switchover = false
 
-  constructor(parts: IncomingParts) {
-    this.#parts = parts
+  constructor(settings: DestinationSettings) {
+    this.#settings = settings
+    this.#loader = new DeviceLoader({
+      handlers: settings.devices,
+      queueBytesMax: settings.deviceQueueBytesMax,
+      fail: (error) => this.#link?.first.set(error),
+    })
+  }
+
+  /** Rounds whose sync was collected, over all connections. */
+  get collectedRounds(): number {
+    return this.#collectedRounds
+  }
+  /** The source's guest runs: a connection that breaks can be replaced. */
+  get mayResume(): boolean {
+    return !this.#switchover
   }
 
   /** All RAM is in place: a channel may end from here on. */
   get ramOver(): boolean {
     return this.#ramOver
   }
-  /** SHUT(0) was sent. */
-  get ready(): boolean {
-    return this.#ready
+
+  /**
+   * Follows the main stream of a connection, from its configuration on. Returns when the source has
+   * handed the guest over.
+   */
+  async run(link: DestinationLink): Promise<void> {
+    if (this.#link !== undefined) await this.#loader.restart()
+    this.#link = link
+    this.#ramListed = false
+    let committed = false
+    while (!committed) {
+      committed = await this.#apply(await link.first.unless(link.wire.next()), link)
+    }
   }
 
-  /** Returns when the source has handed the guest over. */
-  async run(): Promise<void> {
-    const { first, wire } = this.#parts
-    let committed = false
-    while (!committed) committed = await this.#apply(await first.unless(wire.next()))
+  /**
+   * Every channel is parked at a sync point, and reads on when this returns: what came before and
+   * what comes behind are told apart here.
+   */
+  syncCollected(): void {
+    if (this.#section === 'part') this.#collectedRounds += 1
+  }
+
+  /** From a channel, in any order. */
+  devicePacket(packet: DevicePacket): void {
+    this.#loader.piece(packet)
+  }
+
+  /** The source has closed every channel. */
+  channelsEnded(): void {
+    this.#loader.channelsEnded()
   }
 
   /** Applies one event; true for the commit. */
-  async #apply(event: MainStreamEvent): Promise<boolean> {
-    const { first, syncs, wire } = this.#parts
+  async #apply(event: MainStreamEvent, link: DestinationLink): Promise<boolean> {
+    const { first, syncs, watchdog, wire } = link
     switch (event.kind) {
       case 'ram-mem-size':
         this.#checkBlocks(event)
         return false
       case 'section-start':
-        this.#inLastSection = event.type === 'end'
+        this.#section = event.type
         return false
       case 'ram-flush':
         await first.unless(syncs.collect())
         return false
       case 'section-end':
-        this.#ramOver = this.#inLastSection
-        // A page that comes behind the last sync must not find a guest that runs already.
-        if (this.#ramOver) await first.unless(this.#parts.stopReceiving())
+        this.#ramOver = this.#section === 'end'
         return false
       case 'device-state':
-        await this.#load(event)
-        return false
       case 'device-section':
-        throw new MultifdError(
-          'ERR_MULTIFD_UNSUPPORTED',
-          `unknown section "${event.idstr}": only RAM can be sent while the guest runs`,
-        )
+        await first.unless(watchdog.during(this.#loader.section(event, this.#ramOver)))
+        return false
       case 'command':
         if (event.command === MIG_CMD_PING) await first.unless(wire.pong(event.data))
-        return event.command === OWN_COMMAND_COMMIT && this.#acceptCommit()
+        if (event.command === MIG_CMD_OPEN_RETURN_PATH) this.#acknowledge(link)
+        if (event.command === MIG_CMD_SWITCHOVER_START) this.#switchover = true
+        if (event.command === OWN_COMMAND_CANCEL) throw givenUp()
+        return event.command === OWN_COMMAND_COMMIT && this.ownership.commit()
       case 'vmdescription':
-        await this.#sayReady()
+        await this.#sayReady(link)
         return false
       case 'ram-zero':
       case 'ram-page':
@@ -104,7 +126,7 @@ export class Incoming {
   /** The block list must be ours, whatever its order. */
   #checkBlocks({ blocks }: RamMemSizeEvent): void {
     this.#ramListed = true
-    const ours = this.#parts.settings.memory.blocks
+    const ours = this.#settings.memory.blocks
     const describe = (list: GuestMemory['blocks']): string =>
       list.map(({ idstr, usedLength }) => `"${idstr}" ${usedLength}`).join(', ')
     const missing = ours.find(({ idstr, usedLength }) => {
@@ -119,54 +141,41 @@ export class Incoming {
     )
   }
 
-  async #load(event: DeviceStateEvent): Promise<void> {
-    const { settings, first, watchdog } = this.#parts
-    const name = `device "${event.idstr}" (instance ${event.instanceId})`
-    const device = settings.devices.find(
-      ({ idstr, instanceId }) => idstr === event.idstr && instanceId === event.instanceId,
-    )
-    if (device === undefined || this.#loaded.has(device) || !this.#ramOver) {
-      const problem =
-        device === undefined
-          ? 'which this destination does not have: give both sides the same devices'
-          : 'expected it once, and after the end of RAM'
-      throw new MultifdError('ERR_MULTIFD_PROTOCOL', `the source sent ${name}, ${problem}`)
-    }
-    if (event.versionId > device.versionId) {
-      throw new MultifdError(
-        'ERR_MULTIFD_UNSUPPORTED',
-        `the source sent ${name} in version ${event.versionId}, expected at most ` +
-          `${device.versionId}: the destination's VMM is older than the source's`,
-      )
-    }
-    this.#loaded.add(device)
-    const load = callVmm(`loading ${name}`, () => device.load(event.payload, event.versionId))
-    await first.unless(watchdog.during(load))
+  /** Tells the source when every device could take the switchover; it goes on meanwhile. */
+  #acknowledge({ first, own, wire }: DestinationLink): void {
+    if (own?.switchoverAck !== true) return
+    const acknowledged = switchoverAcknowledged(this.#settings.devices)
+    acknowledged
+      .then(() => wire.switchoverAck())
+      .catch((thrown: unknown) => first.set(asMultifdError(thrown)))
   }
 
   /** Everything came: the source may give its guest up. */
-  async #sayReady(): Promise<void> {
-    const { settings, first, wire } = this.#parts
-    const missing = settings.devices.find((device) => !this.#loaded.has(device))
-    if (missing !== undefined) {
-      throw new MultifdError(
-        'ERR_MULTIFD_PROTOCOL',
-        `the source sent no state for device "${missing.idstr}" (instance ${missing.instanceId}): give ` +
-          'both sides the same devices',
-      )
-    }
+  async #sayReady(link: DestinationLink): Promise<void> {
+    const { first, syncs, wire } = link
+    await first.unless(this.#loader.finish())
+    // A page that comes behind the last sync must not find a guest that runs already.
+    await first.unless(link.stopReceiving())
     if (!this.#ramListed) {
       throw new MultifdError('ERR_MULTIFD_PROTOCOL', 'the source listed no RAM blocks')
     }
-    this.#ready = true
+    if (syncs.pagesBehind > 0) {
+      throw new MultifdError(
+        'ERR_MULTIFD_PROTOCOL',
+        `${syncs.pagesBehind} pages came behind the last sync of their channels, expected none: the ` +
+          'source did not say which of them are the newest',
+      )
+    }
+    // No await between this look and the word: what failed before it keeps the guest at the source.
+    if (first.error !== undefined) throw first.error
+    this.ownership.loaded()
     await first.unless(wire.ready())
   }
+}
 
-  #acceptCommit(): true {
-    if (this.#ready) return true
-    throw new MultifdError(
-      'ERR_MULTIFD_PROTOCOL',
-      'the source handed the guest over before this side was ready',
-    )
-  }
+function givenUp(): MultifdError {
+  return new MultifdError(
+    'ERR_MULTIFD_PEER_CLOSED',
+    'the source gave the migration up, and its guest runs on there: look for the reason there',
+  )
 }

@@ -1,15 +1,20 @@
 // The source's half of the conversation on the main channel: what is written, in order, and what
 // the return path answers. It decides nothing; it knows wire and socket, not rounds.
 
-import { MainChannel } from '../channel/main-channel.ts'
+import type { MainChannelListener, MainStream } from '../channel/main-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
-import type { NativeCompression, NativeEndpoint } from '../kit/native.ts'
+import type { NativeCompression } from '../kit/native.ts'
 import { concatBytes } from '../wire/bytes.ts'
 import { encodeConfiguration, encodeHeader } from '../wire/configuration.ts'
 import { formatOwnCapabilities, OWN_MACHINE_NAME } from '../wire/dialect.ts'
+import type { SectionName } from '../wire/main-stream-events.ts'
 import {
+  encodeCancel,
   encodeCommit,
+  encodeDeviceEnd,
+  encodeDevicePart,
+  encodeDeviceStart,
   encodeDeviceState,
   encodeEof,
   encodeOpenReturnPath,
@@ -18,6 +23,7 @@ import {
   encodeRamSectionPart,
   encodeRamSectionStart,
   encodeSectionFooter,
+  encodeSwitchoverStart,
   encodeVmdescription,
 } from '../wire/main-stream-writer.ts'
 import {
@@ -28,7 +34,8 @@ import {
 } from '../wire/ram-words.ts'
 import { type ReturnPathEvent, ReturnPathReader } from '../wire/return-path.ts'
 import { buildVmdescription } from '../wire/vmdescription.ts'
-import type { NamedDevice } from './vmm.ts'
+import type { SavedState } from './device-saver.ts'
+import type { NamedHandler } from './named-handler.ts'
 
 /** Section ids of our own streams: RAM first, then the devices in order. */
 const RAM_SECTION_ID = 1
@@ -36,57 +43,67 @@ const RAM_SECTION_ID = 1
 /** The sync point that every channel's SYNC belongs to, and the end of the section's words. */
 const FLUSH_AND_EOS = concatBytes(encodeFlushWord(), encodeEosWord())
 
-export interface SavedDevice {
-  device: NamedDevice
-  state: Uint8Array
+/** The value of a PING that only says that we are still there. */
+const KEEP_ALIVE = 0xffff_ffff
+
+/** What a destination that takes a migration up again has. */
+export interface ResumeAnswer {
+  /** Rounds whose sync it collected, all of its connections together. */
+  collectedRounds: number
+  /** Per RAM block, in our order, the pages that came since: one bit per page, little-endian. */
+  received: Uint8Array[]
+}
+
+export interface OutgoingWireOptions {
+  /** Hears of everything that goes wrong. */
+  fail: (error: MultifdError) => void
+  /** The guest's RAM: what the answer to a resumed connection is about. */
+  blocks: readonly { idstr: string; pageCount: number }[]
+  /** Another connection carried this migration before. */
+  resuming: boolean
 }
 
 export class OutgoingWire {
-  /** Resolves when the destination has loaded everything: SHUT(0), "ready". */
-  readonly ready: Promise<void>
-  /** Resolves when the destination ended its stream in an orderly way. */
-  readonly ended: Promise<void>
-  readonly #main: MainChannel
-  readonly #fail: (error: MultifdError) => void
-  readonly #reader = new ReturnPathReader()
-  readonly #ready: Deferred<void>
-  readonly #ended: Deferred<void>
-  readonly #firstPong: Deferred<void> = deferred()
-  /** When the PINGs went out that have no answer yet, oldest first. */
-  readonly #pingsMs: number[] = []
+  #main!: MainStream
+  readonly #options: OutgoingWireOptions
+  readonly #reader: ReturnPathReader
+  readonly #sectionIds = new Map<NamedHandler, number>()
+  readonly #ready: Deferred<void> = deferred()
+  readonly #taken: Deferred<void> = deferred()
+  readonly #switchoverAck: Deferred<void> = deferred()
+  readonly #resumeAnswer: Deferred<ResumeAnswer> = deferred()
+  /** Of the answer: what came so far. */
+  readonly #received = new Map<string, Uint8Array>()
+  #collectedRounds: number | undefined
+  /** Somebody waits for the PONG of this round, or a later one. */
+  #awaited: { round: number; answered: Deferred<void> } | undefined
+  #switchoverAcked = false
+  /** The PINGs that have no answer yet, oldest first. */
+  readonly #pings: { round: number; sentMs: number }[] = []
   #roundTripMs = Number.POSITIVE_INFINITY
-  #lastPing = 0
   #lastPong = -1
+  #refused = false
   #eofSent = false
+  #readySeen = false
   #committed = false
+  #over = false
 
-  private constructor(
-    main: MainChannel,
-    ready: Deferred<void>,
-    ended: Deferred<void>,
-    fail: (error: MultifdError) => void,
-  ) {
-    this.#main = main
-    this.#ready = ready
-    this.#ended = ended
-    this.ready = ready.promise
-    this.ended = ended.promise
-    this.#fail = fail
+  private constructor(options: OutgoingWireOptions) {
+    this.#options = options
+    this.#reader = new ReturnPathReader({ resumeBlocks: options.blocks })
   }
 
-  /** Connects the main channel; `fail` hears of everything that goes wrong later. */
-  static async connect(
-    endpoint: NativeEndpoint,
-    options: { timeoutMs: number; signal: AbortSignal; fail: (error: MultifdError) => void },
+  /** Opens the main channel. */
+  static async open(
+    connect: (listener: MainChannelListener) => Promise<MainStream>,
+    options: OutgoingWireOptions,
   ): Promise<OutgoingWire> {
-    const { fail } = options
-    let wire: OutgoingWire | undefined
-    const main = await MainChannel.connect(endpoint, options, {
-      data: (bytes) => wire?.received(bytes),
-      ended: () => wire?.peerEnded(),
-      failed: fail,
+    const wire = new OutgoingWire(options)
+    wire.#main = await connect({
+      data: (bytes) => wire.#read(bytes),
+      ended: () => wire.#peerEnded(),
+      failed: options.fail,
     })
-    wire = new OutgoingWire(main, deferred(), deferred(), fail)
     return wire
   }
 
@@ -95,14 +112,18 @@ export class OutgoingWire {
     channels: number
     compression: NativeCompression
     uuid: Uint8Array
+    resumeToken: string | undefined
   }): Promise<void> {
-    const { channels, compression, uuid } = options
+    const { channels, compression, uuid, resumeToken } = options
+    const { resuming } = this.#options
+    const resume = resumeToken === undefined ? {} : { resume: resumeToken, resuming }
+    const own = { channels, commit: true, compression, switchoverAck: true, ...resume }
     await this.#main.write(
       concatBytes(
         encodeHeader(),
         encodeConfiguration({
           machineName: OWN_MACHINE_NAME,
-          capabilities: formatOwnCapabilities({ channels, commit: true, compression }),
+          capabilities: formatOwnCapabilities(own),
           uuid,
         }),
         encodeOpenReturnPath(),
@@ -123,21 +144,37 @@ export class OutgoingWire {
     await this.#section(encodeRamSectionPart(RAM_SECTION_ID), this.#ping(round))
   }
 
+  /** The guest has stopped: from here on no other connection replaces this one. */
+  async switchoverStart(): Promise<void> {
+    await this.#main.write(encodeSwitchoverStart())
+  }
+
   /** END: the sync point of the last round. Every page is on its way. */
   async ramEnd(): Promise<void> {
     await this.#section(encodeRamSectionEnd(RAM_SECTION_ID))
   }
 
-  /** The devices, EOF and the description of what was sent. */
-  async devicesAndEof(saved: readonly SavedDevice[]): Promise<void> {
-    let sectionId = RAM_SECTION_ID
+  /** A device's state while the guest runs. Returns its bytes on the wire. */
+  async deviceSection(
+    handler: NamedHandler,
+    part: 'setup' | 'iterate',
+    state: Uint8Array,
+  ): Promise<number> {
+    const encode = part === 'setup' ? encodeDeviceStart : encodeDevicePart
+    const section = encode(this.#sectionOf(handler), state)
+    await this.#main.write(section)
+    return section.length
+  }
+
+  /** The rest of every device, EOF and the description of what was sent. */
+  async devicesAndEof(saved: readonly SavedState[]): Promise<void> {
     for (const { device, state } of saved) {
-      const { idstr, instanceId, versionId } = device
-      sectionId += 1
-      await this.#main.write(encodeDeviceState({ sectionId, idstr, instanceId, versionId }, state))
+      const encode = device.sectioned ? encodeDeviceEnd : encodeDeviceState
+      await this.#main.write(encode(this.#sectionOf(device), state))
     }
+    const whole = saved.filter(({ device }) => !device.sectioned)
     const description = buildVmdescription(
-      saved.map(({ device, state }) => ({ ...device, payloadBytes: state.length })),
+      whole.map(({ device, state }) => ({ ...naming(device), payloadBytes: state.length })),
     )
     this.#eofSent = true
     await this.#main.write(concatBytes(encodeEof(), encodeVmdescription(description)))
@@ -149,9 +186,50 @@ export class OutgoingWire {
     await this.#main.write(encodeCommit())
   }
 
-  /** Resolves with the first PONG: the destination's memory is empty and its channels are there. */
-  get answered(): Promise<void> {
-    return this.#firstPong.promise
+  /** Resolves when the destination has loaded everything: SHUT(0), "ready". */
+  get ready(): Promise<void> {
+    return this.#ready.promise
+  }
+  /** Resolves when the destination has taken the guest over: SHUT(0) once more. */
+  get taken(): Promise<void> {
+    return this.#taken.promise
+  }
+
+  /** Says that we are still there while nothing else is sent; nothing behind EOF. */
+  async keepAlive(): Promise<void> {
+    if (!this.#eofSent) await this.#main.write(this.#ping(KEEP_ALIVE))
+  }
+
+  /** Gives the migration up: the destination need not wait for another connection. Best effort. */
+  async cancel(): Promise<void> {
+    await this.#main.write(encodeCancel())
+  }
+
+  /**
+   * Resolves when the destination has collected the sync of this round (counted from 1; 0: its
+   * memory is empty and its channels are there).
+   */
+  async acknowledged(round: number): Promise<void> {
+    const collectedBefore = this.#options.resuming ? (this.#collectedRounds ?? -1) : -1
+    if (Math.max(this.#lastPong, collectedBefore) >= round) return
+    this.#awaited = { round, answered: deferred() }
+    await this.#awaited.answered.promise
+  }
+
+  /** What a destination that can resume says before anything else. */
+  get resumeAnswer(): Promise<ResumeAnswer> {
+    return this.#resumeAnswer.promise
+  }
+  /** The destination keeps what it has when the connection breaks, and waits for the next one. */
+  get peerResumes(): boolean {
+    return this.#collectedRounds !== undefined && !this.#refused
+  }
+  /** Resolves when the destination's devices could take the switchover. */
+  get switchoverAcked(): boolean {
+    return this.#switchoverAcked
+  }
+  get switchoverAck(): Promise<void> {
+    return this.#switchoverAck.promise
   }
 
   get writtenBytes(): number {
@@ -176,21 +254,16 @@ export class OutgoingWire {
     this.#main.destroy()
   }
 
-  /** @internal */
-  received(bytes: Uint8Array): void {
+  #read(bytes: Uint8Array): void {
     const { events, error } = this.#reader.push(bytes)
     for (const event of events) this.#answered(event)
-    if (error !== undefined) this.#fail(error)
+    if (error !== undefined) this.#options.fail(error)
   }
 
-  /** @internal */
-  peerEnded(): void {
+  #peerEnded(): void {
     const end = this.#reader.end()
-    if (this.#committed && end.ok) {
-      this.#ended.resolve()
-      return
-    }
-    this.#fail(
+    if (this.#over && end.ok) return
+    this.#options.fail(
       end.ok
         ? new MultifdError(
             'ERR_MULTIFD_PEER_CLOSED',
@@ -202,35 +275,65 @@ export class OutgoingWire {
   }
 
   #answered(event: ReturnPathEvent): void {
-    if (event.kind === 'pong') {
-      this.#ponged(event.value)
-    } else if (event.kind === 'shut') {
-      this.#shut(event.status)
+    switch (event.kind) {
+      case 'pong':
+        this.#ponged(event.value)
+        return
+      case 'shut':
+        this.#shut(event.status)
+        return
+      case 'switchover-ack':
+        this.#switchoverAcked = true
+        this.#switchoverAck.resolve()
+        return
+      case 'resume-ack':
+        this.#collectedRounds = event.rounds
+        break
+      case 'recv-bitmap':
+        this.#received.set(event.idstr, event.bitmap)
     }
+    this.#answerResume()
   }
 
-  /** PINGs are numbered by round, and answered in order once the round's sync was collected. */
+  /** Once it is complete: the rounds, and towards a resumed connection a bitmap for each block. */
+  #answerResume(): void {
+    const collectedRounds = this.#collectedRounds
+    if (collectedRounds === undefined) return
+    const blocks = this.#options.resuming ? this.#options.blocks : []
+    const received = blocks.map(({ idstr }) => this.#received.get(idstr))
+    if (!received.every((bitmap) => bitmap !== undefined)) return
+    this.#resumeAnswer.resolve({ collectedRounds, received })
+  }
+
+  /** PINGs carry numbers of rounds, and are answered in order, once the sync was collected. */
   #ponged(value: number): void {
-    if (value !== this.#lastPong + 1 || value > this.#lastPing) {
-      this.#refuse(`PONG ${value} came, expected ${this.#lastPong + 1}`)
+    const ping = this.#pings.shift()
+    if (value !== ping?.round) {
+      this.#refuse(`PONG ${value} came, expected ${ping?.round ?? this.#lastPong + 1}`)
       return
     }
+    this.#roundTripMs = Math.min(this.#roundTripMs, performance.now() - ping.sentMs)
+    if (value === KEEP_ALIVE) return
     this.#lastPong = value
-    this.#firstPong.resolve()
-    const sentMs = this.#pingsMs.shift() ?? 0
-    this.#roundTripMs = Math.min(this.#roundTripMs, performance.now() - sentMs)
+    if (this.#awaited !== undefined && value >= this.#awaited.round)
+      this.#awaited.answered.resolve()
   }
 
   #shut(status: number): void {
     if (status !== 0) {
-      this.#fail(
+      this.#refused = true
+      this.#options.fail(
         new MultifdError(
           'ERR_MULTIFD_PEER_CLOSED',
           `the destination reported that the migration failed there (SHUT ${status}): look for the ` +
             'reason there',
         ),
       )
-    } else if (this.#eofSent && this.#lastPong === this.#lastPing) {
+    } else if (this.#committed && !this.#over) {
+      this.#over = true
+      this.#taken.resolve()
+    } else if (!this.#readySeen && this.#eofSent && this.#pings.length === 0) {
+      this.#readySeen = true
       this.#ready.resolve()
     } else {
       this.#refuse('the destination says that it is ready before it can have everything')
@@ -238,13 +341,22 @@ export class OutgoingWire {
   }
 
   #refuse(problem: string): void {
-    this.#fail(new MultifdError('ERR_MULTIFD_PROTOCOL', `return path: ${problem}`))
+    this.#options.fail(new MultifdError('ERR_MULTIFD_PROTOCOL', `return path: ${problem}`))
   }
 
-  #ping(value: number): Uint8Array {
-    this.#pingsMs.push(performance.now())
-    this.#lastPing = value
-    return encodePing(value)
+  #ping(round: number): Uint8Array {
+    this.#pings.push({ round, sentMs: performance.now() })
+    return encodePing(round)
+  }
+
+  /** Devices are numbered behind RAM as they come; each keeps its number. */
+  #sectionOf(device: NamedHandler): SectionName {
+    let sectionId = this.#sectionIds.get(device)
+    if (sectionId === undefined) {
+      sectionId = RAM_SECTION_ID + 1 + this.#sectionIds.size
+      this.#sectionIds.set(device, sectionId)
+    }
+    return { sectionId, ...naming(device) }
   }
 
   async #section(begin: Uint8Array, command: Uint8Array = new Uint8Array(0)): Promise<void> {
@@ -252,4 +364,8 @@ export class OutgoingWire {
       concatBytes(begin, FLUSH_AND_EOS, encodeSectionFooter(RAM_SECTION_ID), command),
     )
   }
+}
+
+function naming({ idstr, instanceId, versionId }: NamedHandler): Omit<SectionName, 'sectionId'> {
+  return { idstr, instanceId, versionId }
 }

@@ -1,246 +1,226 @@
-// One outgoing migration from connect to the destination's last word: setup, rounds, the stop, and
-// who owns the guest at every moment. It works with what it is given and makes no sockets or
-// threads itself.
+// One outgoing migration from the first section to the stop: rounds of RAM beside the turns of its
+// devices, until it is decided to stop the guest. It works with what it is given and makes no
+// sockets or threads itself; a connection that breaks while the guest runs is replaced by another.
 //
-//   setup ─► round 0, 1, ... ─► stop ─► last round, devices ─► ready ─► commit ─► the peer's end
-//   └────────── any failure: the guest runs on here ─────────────────┘└── never resumed ──┘
+//   begin ─► round 0, 1, ... ─► switchover (switchover.ts)
+//     └─ a break: reconnect ─┘
+//   └── any failure: the guest runs on here ──┘
 
-import type { SendChannel } from '../channel/send-channel.ts'
-import type { TrackerChoice } from '../guest/dirty-tracker.ts'
+import { deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
-import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
-import { checked, type NativeError } from '../kit/native.ts'
 import { trace } from '../kit/trace.ts'
-import { type Extent, extentsOf, extentTargetBytes } from '../schedule/round-plan.ts'
-import { BandwidthEstimate, predictDowntimeMs } from './convergence.ts'
-import type { OutgoingWire, SavedDevice } from './outgoing-wire.ts'
-import type { RoundSender } from './round-sender.ts'
+import type { Convergence } from './convergence.ts'
+import type { Decision } from './decision.ts'
+import type { DevicePasses } from './passes.ts'
+import type { RamRounds } from './ram-rounds.ts'
+import { mayReconnect, reconnect } from './reconnect.ts'
+import type { SourceLink } from './source-link.ts'
 import type { SourceSettings } from './source-options.ts'
 import type { StatusMachine } from './status.ts'
-import type { FirstError } from './teardown.ts'
-import { callVmm, saveDevice } from './vmm.ts'
-import type { Watchdog } from './watchdog.ts'
+import type { Switchover } from './switchover.ts'
+import { asMultifdError, type FirstError } from './teardown.ts'
+import { callVmm } from './vmm.ts'
 
-/** What an outgoing migration works with; made, and taken down, by src/source.ts. */
+/** Between rounds while only the destination's acknowledgement is missing. */
+const ACK_ROUND_MS = 50
+
+/** What an outgoing migration works with; made, and taken down, by outgoing-session.ts. */
 export interface OutgoingParts {
   settings: SourceSettings
   status: StatusMachine
+  /** Ends the migration over whatever connection. */
   first: FirstError
-  watchdog: Watchdog
-  wire: OutgoingWire
-  channels: readonly SendChannel[]
-  tracker: TrackerChoice
-  sender: RoundSender
-  /** The guest is about to be given up: whoever may still cancel must not any more. */
-  beforeCommit: () => void
+  rounds: RamRounds
+  passes: DevicePasses
+  convergence: Convergence
+  switchover: Switchover
+  /** Opens a connection; `resuming` when another one carried this migration before. */
+  openLink: (resuming: boolean) => Promise<SourceLink>
 }
 
 export class Outgoing {
   readonly #parts: OutgoingParts
-  readonly #bandwidth = new BandwidthEstimate()
-  #round = 0
-  #dirtySyncCount = 0
-  #dirtyPages = 0
-  #dirtyBytesPerSecond = 0
-  #roundBeganMs = performance.now()
-  #stoppedMs: number | undefined
-  /** Settles when the VMM's stop has returned; undefined while the guest runs. */
-  #stop: Promise<void> | undefined
-  /** From here on the guest is never resumed at this end. */
-  #committed = false
-  /** Native work on the guest memory: it cannot be called off, only waited for. */
-  #work: Promise<unknown> = Promise.resolve()
+  #link: SourceLink
+  #decision: Decision | undefined
+  #throttled = false
+  /** Settles when the migration goes on; undefined unless it is paused. */
+  #paused: ReturnType<typeof deferred<void>> | undefined
 
-  constructor(parts: OutgoingParts) {
+  /** @param link the first connection, open */
+  constructor(parts: OutgoingParts, link: SourceLink) {
     this.#parts = parts
+    this.#link = link
   }
 
-  get round(): number {
-    return this.#round
+  /** The latest one; undefined before the first round was collected. */
+  get decision(): Decision | undefined {
+    return this.#decision
   }
-  get dirtySyncCount(): number {
-    return this.#dirtySyncCount
-  }
-  get dirtyBytesPerSecond(): number {
-    return this.#dirtyBytesPerSecond
-  }
-  /** Monotonic, when the guest had stopped; undefined while it runs. */
-  get stoppedMs(): number | undefined {
-    return this.#stoppedMs
-  }
-  /** Resolves when no scan of the guest memory runs any more, which the next attempt would meet. */
-  get idle(): Promise<unknown> {
-    return this.#work
-  }
-  /** Infinity until a round was measured. */
-  get expectedDowntimeMs(): number {
-    if (this.#bandwidth.bytesPerSecond === undefined) return Number.POSITIVE_INFINITY
-    return predictDowntimeMs({
-      remainingBytes: this.#parts.sender.remainingPages * PAGE_SIZE_BYTES,
-      bandwidthBytesPerSecond: this.#bandwidth.bytesPerSecond,
-      roundTripMs: this.#parts.wire.roundTripMs,
-    })
+  get paused(): boolean {
+    return this.#paused !== undefined
   }
 
-  /** Connected channels, a begun main stream: everything from the first section on. */
+  /** Everything from the first section on. */
   async run(): Promise<void> {
-    const { settings, status, wire, tracker } = this.#parts
-    await this.#own(this.#unwrap(tracker.ram.start()))
-    await this.#unless(wire.ramStart(settings.memory.blocks))
-    await this.#unless(this.#parts.sender.send([])) // the SYNC of setup, before any page
+    const { rounds, status, switchover } = this.#parts
+    await rounds.start(this.#link)
+    await this.#begin()
     status.enter('active')
-    await this.#rounds()
-    status.enter('device')
-    const saved = await this.#stopAndSave()
-    await this.#lastRound(saved)
-    await this.#handOver()
+    await this.#precopy()
+    await switchover.run(this.#link, rounds)
   }
 
-  /** Before commit the guest is ours: it runs on. Called at once when the migration has failed. */
-  async resumeGuest(): Promise<void> {
-    const stop = this.#stop
-    if (stop === undefined || this.#committed) return
-    this.#stop = undefined
-    // Stop and resume are never called at the same time. A stop that failed may have stopped it.
-    await stop.catch(() => {})
-    await callVmm('resuming the guest', () => this.#parts.settings.vmm.resume())
+  /** Sends nothing more but what is on its way, until `continue`. The guest runs on. */
+  pause(): void {
+    if (this.#paused !== undefined) return
+    this.#paused = deferred()
+    this.#link.sender.pause()
   }
 
-  /** Rounds while the guest runs; returns with one begun and small enough to stop for. */
-  async #rounds(): Promise<void> {
-    await this.#beginRound()
-    while (this.#round === 0 || !this.#mayStop()) {
-      await this.#sendRound(false)
-      this.#round += 1
-      await this.#unless(this.#parts.wire.ramPart(this.#round))
-      // A small round 0 fits the socket buffers: the guest must not stop for a destination that is
-      // still emptying its memory.
-      await this.#unless(this.#parts.wire.answered)
-      await this.#beginRound()
+  continue(): void {
+    this.#paused?.resolve()
+    this.#paused = undefined
+    this.#link.sender.continue()
+    this.#parts.switchover.continue()
+  }
+
+  /** The limit has changed. */
+  limitChanged(): void {
+    if (this.#paused === undefined) this.#link.sender.continue()
+  }
+
+  /** For a device's turn: waits while the migration is paused, and for room in the connection. */
+  async writeState(
+    ...[handler, part, state]: Parameters<SourceLink['wire']['deviceSection']>
+  ): Promise<number> {
+    const link = this.#link
+    while (this.#paused !== undefined) await link.first.unless(this.#paused.promise)
+    return await link.first.unless(link.wire.deviceSection(handler, part, state))
+  }
+
+  /** The migration has failed: the guest, if it is ours, runs on at its full speed. */
+  async giveBackGuest(): Promise<void> {
+    const { settings, switchover } = this.#parts
+    const { throttle } = settings.vmm
+    if (this.#throttled && throttle !== undefined) {
+      await callVmm('lifting the throttle', () => throttle.call(settings.vmm, 0))
     }
+    await switchover.resumeGuest()
   }
 
-  /** Whether what is dirty now, and all else, fits the downtime limit. */
-  #mayStop(): boolean {
-    // Nothing is dirty: another round could not make it any better, whatever the limit.
-    if (this.#dirtyPages === 0) return true
-    const downtimeMs = predictDowntimeMs({
-      remainingBytes: this.#dirtyPages * PAGE_SIZE_BYTES,
-      bandwidthBytesPerSecond: this.#bandwidth.bytesPerSecond,
-      roundTripMs: this.#parts.wire.roundTripMs,
-    })
-    return downtimeMs <= this.#parts.settings.downtimeLimitMs
-  }
-
-  async #beginRound(): Promise<void> {
-    const beforeMs = this.#roundBeganMs
-    this.#dirtyPages = await this.#own(this.#unwrap<number>(this.#parts.tracker.ram.beginRound()))
-    this.#roundBeganMs = performance.now()
-    this.#dirtySyncCount += 1
-    if (this.#round === 0) return
-    const seconds = (this.#roundBeganMs - beforeMs) / 1000
-    this.#dirtyBytesPerSecond = (this.#dirtyPages * PAGE_SIZE_BYTES) / Math.max(seconds, 1e-3)
-  }
-
-  async #sendRound(final: boolean): Promise<void> {
-    const { channels, sender, settings } = this.#parts
-    const extents = await this.#plan()
-    const round = this.#round
-    const dirtyPages = this.#dirtyPages
-    trace('multifd:round', () => ({ round, dirtyPages, extents: extents.length, final }))
-    const carriedBefore = carried(channels)
-    const beganMs = performance.now()
-    await this.#unless(sender.send(extents))
-    trace('multifd:sync', () => ({ side: 'source', sync: round + 1 }))
-    const elapsedMs = performance.now() - beganMs
-    const { sentBytes, pageBytes } = carried(channels)
-    // Compressed pages weigh less on the wire than what remains is counted in.
-    const roundBytes = Math.max(
-      sentBytes - carriedBefore.sentBytes,
-      pageBytes - carriedBefore.pageBytes,
-    )
-    this.#bandwidth.addRound(roundBytes, elapsedMs)
-    if (final) settings.memory.assertNotMoved()
-  }
-
-  async #plan(): Promise<Extent[]> {
-    const { settings, tracker } = this.#parts
-    const target = extentTargetBytes({
-      dirtyBytes: this.#dirtyPages * PAGE_SIZE_BYTES,
-      channels: settings.multifdChannels,
-      bytesPerSecond: settings.maxBandwidthBytesPerSecond,
-    })
-    return extentsOf(await this.#own(this.#unwrap<Float64Array>(tracker.ram.plan(target))))
-  }
-
-  async #stopAndSave(): Promise<SavedDevice[]> {
-    const { settings, first } = this.#parts
-    if (first.error !== undefined) throw first.error
-    this.#stop = callVmm('stopping the guest', () => settings.vmm.stop())
-    await this.#own(this.#stop)
-    this.#stoppedMs = performance.now()
-    const saved: SavedDevice[] = []
-    for (const device of settings.devices) {
-      saved.push({ device, state: await this.#own(saveDevice(device)) })
-    }
-    return saved
+  /** The block list, the SYNC of setup, and the devices' first state, before any page. */
+  async #begin(): Promise<void> {
+    const { wire, sender, first } = this.#link
+    await first.unless(wire.ramStart(this.#parts.settings.memory.blocks))
+    await first.unless(sender.send([]))
+    await this.#parts.passes.setup()
   }
 
   /**
-   * After the stop, and after devices were saved, nobody writes guest memory: collect once more.
+   * Rounds while the guest runs, over as many connections as it takes; returns with one begun that
+   * is to be the last.
    */
-  async #lastRound(saved: readonly SavedDevice[]): Promise<void> {
-    const { tracker, wire } = this.#parts
-    this.#dirtyPages = await this.#own(this.#unwrap<number>(tracker.ram.extendRound()))
-    this.#dirtySyncCount += 1
-    await this.#sendRound(true)
-    this.#round += 1
-    await this.#unless(wire.ramEnd())
-    await this.#unless(wire.devicesAndEof(saved))
-  }
-
-  async #handOver(): Promise<void> {
-    const { beforeCommit, first, status, wire } = this.#parts
-    await this.#unless(wire.ready)
-    // No await between this look and the flag: what failed before it resumes, what fails after not.
-    if (first.error !== undefined) throw first.error
-    beforeCommit()
-    this.#committed = true
-    try {
-      await this.#unless(wire.commit())
-      await this.#unless(wire.ended)
-    } catch (cause) {
-      status.enter('unknown')
-      throw new MultifdError(
-        'ERR_MULTIFD_STATE',
-        'the guest was handed over, but the destination did not confirm it: look whether it runs there; ' +
-          'if it does not and never will, resume it here by hand, never both',
-        { cause },
-      )
+  async #precopy(): Promise<void> {
+    const { first, passes, settings } = this.#parts
+    let broken: MultifdError | undefined
+    for (;;) {
+      try {
+        if (broken !== undefined) await this.#resume(broken)
+        const running = passes.run()
+        running.catch((thrown: unknown) => this.#deviceFailed(asMultifdError(thrown)))
+        await this.#rounds()
+        await passes.stop()
+        return
+      } catch (thrown) {
+        broken = asMultifdError(thrown)
+        await passes.stop().catch(() => {})
+        if (first.error !== undefined || settings.reconnectTimeoutMs === 0) throw broken
+        if (!mayReconnect(this.#link, broken)) throw broken
+      }
     }
-    status.enter('completed')
   }
 
-  /** A step that waits for the peer. */
-  async #unless<T>(step: Promise<T>): Promise<T> {
-    return await this.#parts.first.unless(step)
+  /** A turn ended badly: by the device itself, or because its connection broke. */
+  #deviceFailed(error: MultifdError): void {
+    if (this.#link.first.error === undefined) this.#parts.first.set(error)
   }
 
-  /** A step that is ours alone: the peer may be silent meanwhile. */
-  async #own<T>(step: Promise<T>): Promise<T> {
-    return await this.#unless(this.#parts.watchdog.during(step))
+  async #rounds(): Promise<void> {
+    const { convergence, passes, rounds } = this.#parts
+    await rounds.begin(this.#link)
+    while (await this.#decideOnRound()) {
+      passes.poke()
+      await this.#awaitAck()
+      convergence.roundSent(await rounds.send(this.#link, false))
+      await rounds.endPart(this.#link)
+      // A small round 0 fits the socket buffers: the guest must not stop for a destination that is
+      // still emptying its memory.
+      await this.#link.first.unless(this.#link.wire.acknowledged(0))
+      if (this.#paused !== undefined) await this.#link.first.unless(this.#paused.promise)
+      await rounds.begin(this.#link)
+    }
+    // A break that nobody met yet is still one that another connection mends.
+    if (this.#link.first.error !== undefined) throw this.#link.first.error
   }
 
-  async #unwrap<T>(step: Promise<T | NativeError>): Promise<T> {
-    this.#work = step
-    return checked<T>(await step, 'collecting written pages failed')
+  /** Whether the round that was begun is one more; false: it is the last one. */
+  async #decideOnRound(): Promise<boolean> {
+    const { convergence, passes, rounds, settings } = this.#parts
+    const { first, wire, watchdog } = this.#link
+    const pending = await first.unless(watchdog.during(passes.pendingExact()))
+    const decision = convergence.roundBegun({
+      dirtyBytes: rounds.dirtyBytes,
+      intervalMs: rounds.intervalMs,
+      devicePendingBytes: pending.iterableBytes,
+      stopOnlyDeviceBytes: pending.stopOnlyBytes,
+      loadTimeMs: settings.devices.reduce((sum, { loadTimeMs }) => sum + loadTimeMs, 0),
+      roundTripMs: wire.roundTripMs,
+      nowMs: performance.now(),
+      switchoverAcked: wire.switchoverAcked,
+      maxBandwidthBytesPerSecond: rounds.bytesPerSecondMax,
+    })
+    this.#decision = decision
+    const { kind, cause, reason } = decision
+    trace('multifd:decision', () => ({ kind, cause, reason }))
+    if (decision.throttlePercent !== undefined) await this.#throttle(decision.throttlePercent)
+    if (kind === 'cancel') throw new MultifdError('ERR_MULTIFD_ABORTED', reason)
+    return kind === 'round'
   }
-}
 
-/** What the channels have sent so far, on the wire and as pages. */
-function carried(channels: readonly SendChannel[]): { sentBytes: number; pageBytes: number } {
-  return {
-    sentBytes: channels.reduce((sum, channel) => sum + channel.sentBytes, 0),
-    pageBytes: channels.reduce((sum, channel) => sum + channel.normalBytes, 0),
+  /** The destination's devices hold the stop up: waits, instead of sending empty rounds. */
+  async #awaitAck(): Promise<void> {
+    if (this.#decision?.cause !== 'awaiting-ack') return
+    const { first, wire } = this.#link
+    const { promise, resolve } = deferred()
+    const timer = setTimeout(resolve, ACK_ROUND_MS)
+    try {
+      await first.unless(Promise.race([wire.switchoverAck, promise]))
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  async #throttle(percent: number): Promise<void> {
+    const { vmm } = this.#parts.settings
+    this.#throttled = true
+    await callVmm('throttling the guest', () => vmm.throttle?.(percent))
+  }
+
+  /** Another connection for the one that broke, and what it did not deliver for another round. */
+  async #resume(broken: MultifdError): Promise<void> {
+    const { first, openLink, rounds, settings, status } = this.#parts
+    // It may have broken again before a status could tell.
+    if (status.status !== 'reconnecting') status.enter('reconnecting')
+    await this.#link.destroy()
+    this.#link = await reconnect({
+      broken,
+      timeoutMs: settings.reconnectTimeoutMs,
+      migrationFailed: first,
+      open: () => openLink(true),
+    })
+    await rounds.giveBack(this.#link, await this.#link.first.unless(this.#link.wire.resumeAnswer))
+    await this.#begin()
+    if (this.#paused !== undefined) this.#link.sender.pause()
+    status.enter('active')
   }
 }

@@ -117,8 +117,11 @@ export class DevicePasses {
   async stop(): Promise<void> {
     this.#stopping = true
     this.#wake()
-    await this.#running
-    this.#running = undefined
+    try {
+      await this.#running
+    } finally {
+      this.#running = undefined
+    }
   }
 
   /** Looks at once whether a device has something; call it at the beginning of each round. */
@@ -132,12 +135,15 @@ export class DevicePasses {
     return this.#sum()
   }
 
-  /** As `pendingBytes`, exactly, between turns. */
-  async pendingExact(): Promise<number> {
+  /** The same, exactly, between turns: of devices that send before the stop, and of the others. */
+  async pendingExact(): Promise<{ iterableBytes: number; stopOnlyBytes: number }> {
+    const pending = { iterableBytes: 0, stopOnlyBytes: 0 }
     for (const device of this.#all) {
-      device.pendingBytes = (await this.#exclusive(() => device.handler.pendingExact())) ?? 0
+      const { handler } = device
+      device.pendingBytes = (await this.#exclusive(() => handler.pendingExact())) ?? 0
+      pending[handler.iterable ? 'iterableBytes' : 'stopOnlyBytes'] += device.pendingBytes
     }
-    return this.#sum()
+    return pending
   }
 
   /** Counters of all devices; asks nobody. */

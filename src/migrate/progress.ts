@@ -4,6 +4,7 @@
 import type { ReceiveCounters, SendCounters } from '../channel/counters.ts'
 import type { NativeCompression } from '../kit/native.ts'
 import type { FlushReport } from './flush-control.ts'
+import type { DeviceProgress } from './passes.ts'
 import type { MigrationStatus } from './status.ts'
 
 /** One sending channel: its counters since it was opened, what it does, and why. */
@@ -44,7 +45,30 @@ export interface MigrationProgress {
   /** If the guest were stopped now; Infinity until a round was measured. */
   expectedDowntimeMs: number
   elapsedMs: number
+  /** What the guest is slowed down by; 0 while it is not. */
+  throttlePercent: number
+  /** The latest decision, in words; none before round 0 was collected. */
+  decision?: string
+  /** When more rounds do not help: what an operator can do. */
+  advice?: string
+  devices: readonly DeviceProgress[]
   channels: readonly ChannelProgress[]
+}
+
+/** Where the time went in which nobody ran, milliseconds, in the order in which it passed. */
+export interface DowntimeParts {
+  /** The VMM stopped the guest. */
+  stopMs: number
+  /** Devices were saved. */
+  saveMs: number
+  /** What was written since the round began was found. */
+  collectMs: number
+  /** The last round was sent. */
+  roundMs: number
+  /** The devices' state was sent, and the destination loaded it and said so. */
+  loadMs: number
+  /** The commit went out, and the destination said that it has the guest. */
+  resumeMs: number
 }
 
 export interface MigrationResult {
@@ -69,6 +93,8 @@ export interface MigrationResult {
    * nobody runs, as the source sees it.
    */
   downtimeMs: number
+  /** What it consists of; a wait in `pre-switchover` is in none of them. */
+  downtimeParts: DowntimeParts
   /** transferredBytes over the time from the first connect to the destination's last word. */
   throughputBytesPerSecond: number
   /** What ran: `sendmsg`, `io-uring`, or both where some channels had to fall back. */

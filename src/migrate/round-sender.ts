@@ -5,7 +5,7 @@
 import type { SendChannel } from '../channel/send-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdScheduler } from '../schedule/multifd-scheduler.ts'
-import type { RateLimiter } from '../schedule/rate-limiter.ts'
+import type { BandwidthGate } from '../schedule/rate-limiter.ts'
 import { creditsPerChannel, type Extent } from '../schedule/round-plan.ts'
 import type { FlushControl } from './flush-control.ts'
 
@@ -17,17 +17,18 @@ const UNSETTLED_CREDITS = 2
 
 export class RoundSender {
   readonly #channels: readonly SendChannel[]
-  readonly #limiter: RateLimiter
+  readonly #limiter: BandwidthGate
   readonly #scheduler: MultifdScheduler
   readonly #flush: FlushControl
   #done: Deferred<void> = deferred()
   #timer: NodeJS.Timeout | undefined
   #pumpQueued = false
+  #paused = false
   #stopped = false
 
   constructor(options: {
     channels: readonly SendChannel[]
-    limiter: RateLimiter
+    limiter: BandwidthGate
     flush: FlushControl
   }) {
     this.#channels = options.channels
@@ -44,9 +45,22 @@ export class RoundSender {
     return this.#scheduler.remainingPages
   }
 
-  /** Only the bandwidth limit holds the round back. */
+  /** Only the bandwidth limit, or a pause, holds the round back. */
   get waitsForLimiter(): boolean {
-    return this.#timer !== undefined
+    return this.#timer !== undefined || this.#paused
+  }
+
+  /** Nothing new is handed out, but what the channels hold goes out. */
+  pause(): void {
+    this.#paused = true
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+  }
+
+  /** After a pause, or a change of the limit: looks what may go out now. */
+  continue(): void {
+    this.#paused = false
+    if (!this.#stopped) this.#pump()
   }
 
   /** Sends the extents and one SYNC per channel; resolves when all of that left, released. */
@@ -90,6 +104,7 @@ export class RoundSender {
   }
 
   #pump(): void {
+    if (this.#paused) return
     clearTimeout(this.#timer)
     this.#timer = undefined
     const nowMs = performance.now()

@@ -16,14 +16,21 @@ import { ENGINES, ZERO_COPY } from '../schedule/engine-choice.ts'
 import { type FlushThresholds, flushThresholds } from '../schedule/flush-policy.ts'
 import { nilUuid, parseUuid } from '../wire/uuid.ts'
 import { checkCompression } from './compression.ts'
-import { checkDevices, checkVmm, type Device, type NamedDevice, type Vmm } from './vmm.ts'
+import {
+  CONVERGENCE_NAMES,
+  type ConvergenceSettings,
+  checkConvergence,
+} from './convergence-options.ts'
+import type { NamedHandler } from './named-handler.ts'
+import { checkDevices, type SaveStateHandler } from './save-state.ts'
+import { checkVmm, type Device, type Vmm } from './vmm.ts'
 
 export interface MigrationSourceOptions {
   /** The guest's RAM; both sides must have the same blocks. */
   memory: GuestMemory
   vmm: Vmm
   /** Default none. */
-  devices?: readonly Device[]
+  devices?: readonly (Device | SaveStateHandler)[]
   /** How writes are found: `auto` (default), a tracker by name, or the VMM's own log. */
   dirty?: DirtyTracking | DirtyLog
   /** Data connections, 1..255; default 2, as in QEMU. */
@@ -52,10 +59,31 @@ export interface MigrationSourceOptions {
    * 8 MiB low.
    */
   flushThresholds?: Partial<FlushThresholds> | readonly Partial<FlushThresholds>[]
-  /** Bytes on the multifd channels, headers included; 0 (default) is no limit. */
+  /** Of RAM and devices together, headers included; 0 (default) is no limit. */
   maxBandwidthBytesPerSecond?: number
   /** The guest is stopped when the stop would take no longer than this; default 300, as in QEMU. */
   downtimeLimitMs?: number
+  /** Slows the guest down (`vmm.throttle`) while it writes faster than is sent; default false. */
+  autoConverge?: boolean
+  /** What the guest may write before that, in percent of what is sent; 1..100, default 50. */
+  throttleTriggerThreshold?: number
+  /** The first step, percent of the guest's CPU time; 1..99, default 20. */
+  cpuThrottleInitial?: number
+  /** Each further step, percentage points; 1..99, default 10. */
+  cpuThrottleIncrement?: number
+  /** The last step, percent; cpuThrottleInitial..99, default 99. */
+  maxCpuThrottle?: number
+  /** From the beginning of round 0; default 0, which is none. */
+  timeLimitMs?: number
+  /** What happens at the time limit: the guest stays here (default), or is stopped all the same. */
+  timeLimitEnd?: 'cancel' | 'switchover'
+  /**
+   * Stops the guest and then waits, in the status `pre-switchover`, for `continue`; as QEMU's
+   * capability pause-before-switchover. Default false.
+   */
+  pauseBeforeSwitchover?: boolean
+  /** Longest time for one call into a device; default 10 000. */
+  deviceTimeoutMs?: number
   /**
    * The guest's UUID, which the destination compares; default all zero, as an unset one in QEMU.
    */
@@ -64,6 +92,12 @@ export interface MigrationSourceOptions {
   connectTimeoutMs?: number
   /** A peer that gives no sign of life for so long has failed; default 10 000. */
   peerTimeoutMs?: number
+  /**
+   * A connection that breaks while the guest runs is replaced within this time, and what the
+   * destination has is not sent again; 0 fails at once. Default 10 000. The destination has an
+   * option of its own.
+   */
+  reconnectTimeoutMs?: number
   /** Allow sending beyond this machine although nothing is encrypted; default false. */
   allowPlaintext?: boolean
 }
@@ -72,7 +106,7 @@ export interface MigrationSourceOptions {
 export interface SourceSettings {
   memory: GuestMemory
   vmm: Vmm
-  devices: NamedDevice[]
+  devices: NamedHandler[]
   dirty: DirtyTracking | DirtyLog
   multifdChannels: number
   engine: 'auto' | 'sendmsg' | 'io-uring'
@@ -82,14 +116,17 @@ export interface SourceSettings {
   compressionLevel: number | undefined
   flushThresholds: FlushThresholds[]
   maxBandwidthBytesPerSecond: number
-  downtimeLimitMs: number
+  convergence: ConvergenceSettings
+  pauseBeforeSwitchover: boolean
   uuid: Uint8Array
   connectTimeoutMs: number
   peerTimeoutMs: number
+  reconnectTimeoutMs: number
   allowPlaintext: boolean
 }
 
 const NAMES = [
+  ...CONVERGENCE_NAMES,
   'memory',
   'vmm',
   'devices',
@@ -101,10 +138,12 @@ const NAMES = [
   'compressionLevel',
   'flushThresholds',
   'maxBandwidthBytesPerSecond',
-  'downtimeLimitMs',
+  'pauseBeforeSwitchover',
+  'deviceTimeoutMs',
   'uuid',
   'connectTimeoutMs',
   'peerTimeoutMs',
+  'reconnectTimeoutMs',
   'allowPlaintext',
 ]
 
@@ -112,8 +151,6 @@ const THRESHOLDS = ['highWaterBytes', 'lowWaterBytes']
 
 /** A day: longer is a mistake in the unit. */
 const TIMEOUT_MS_MAX = 24 * 60 * 60 * 1000
-/** QEMU's largest downtime-limit. */
-const DOWNTIME_LIMIT_MS_MAX = 2_000_000
 
 /**
  * @throws TypeError or RangeError naming the option and what it got; MultifdError
@@ -127,32 +164,28 @@ export function checkSourceOptions(options: MigrationSourceOptions): SourceSetti
     1,
     CHANNELS_MAX,
   )
+  const vmm = checkVmm(options.vmm)
   const zeroCopy = oneOf('zeroCopy', options.zeroCopy ?? 'auto', ZERO_COPY)
   return {
     memory: checkMemory(options.memory),
-    vmm: checkVmm(options.vmm),
-    devices: checkDevices(options.devices ?? []),
+    vmm,
+    devices: checkDevices(
+      options.devices ?? [],
+      checkTimeout('deviceTimeoutMs', options.deviceTimeoutMs),
+    ),
     dirty: checkDirty(options.dirty ?? 'auto', options.memory),
     multifdChannels,
     engine: oneOf('engine', options.engine ?? 'auto', ENGINES),
     zeroCopy,
     ...checkCompression({ ...options, zeroCopy }),
     flushThresholds: checkThresholds(options.flushThresholds, multifdChannels, zeroCopy),
-    maxBandwidthBytesPerSecond: wholeNumber(
-      'maxBandwidthBytesPerSecond',
-      options.maxBandwidthBytesPerSecond ?? 0,
-      0,
-      Number.MAX_SAFE_INTEGER,
-    ),
-    downtimeLimitMs: wholeNumber(
-      'downtimeLimitMs',
-      options.downtimeLimitMs ?? 300,
-      0,
-      DOWNTIME_LIMIT_MS_MAX,
-    ),
+    maxBandwidthBytesPerSecond: checkBandwidth(options.maxBandwidthBytesPerSecond ?? 0),
+    convergence: checkConvergence(options, vmm.throttle !== undefined),
+    pauseBeforeSwitchover: optionalBoolean('pauseBeforeSwitchover', options.pauseBeforeSwitchover),
     uuid: checkUuid(options.uuid),
     connectTimeoutMs: checkTimeout('connectTimeoutMs', options.connectTimeoutMs),
     peerTimeoutMs: checkTimeout('peerTimeoutMs', options.peerTimeoutMs),
+    reconnectTimeoutMs: checkTimeout('reconnectTimeoutMs', options.reconnectTimeoutMs, 0),
     allowPlaintext: optionalBoolean('allowPlaintext', options.allowPlaintext),
   }
 }
@@ -176,8 +209,12 @@ export function checkUuid(uuid: string | undefined): Uint8Array {
   throw new TypeError(`uuid: ${parsed.error.message}`)
 }
 
-export function checkTimeout(name: string, timeoutMs: number | undefined): number {
-  return wholeNumber(name, timeoutMs ?? 10_000, 1, TIMEOUT_MS_MAX)
+export function checkBandwidth(bytesPerSecond: number): number {
+  return wholeNumber('maxBandwidthBytesPerSecond', bytesPerSecond, 0, Number.MAX_SAFE_INTEGER)
+}
+
+export function checkTimeout(name: string, timeoutMs: number | undefined, minMs = 1): number {
+  return wholeNumber(name, timeoutMs ?? 10_000, minMs, TIMEOUT_MS_MAX)
 }
 
 function checkDirty(

@@ -5,13 +5,16 @@ import assert from 'node:assert/strict'
 import { trace } from '../kit/trace.ts'
 
 /**
- * `unknown` is ours: the guest was given up, but the destination's last word did not come. Neither
- * side may start it without the operator.
+ * Two are ours. `reconnecting`: the connection broke, the guest runs on at the source, and what was
+ * acknowledged is kept on both sides until it is there again. `unknown`: the guest was given up,
+ * but the destination's last word did not come; neither side may start it without the operator.
  */
 export type MigrationStatus =
   | 'none'
   | 'setup'
   | 'active'
+  | 'reconnecting'
+  | 'pre-switchover'
   | 'device'
   | 'completed'
   | 'failed'
@@ -22,13 +25,16 @@ export type MigrationStatus =
 const FOLLOWERS: Record<MigrationStatus, readonly MigrationStatus[]> = {
   none: ['setup'],
   setup: ['active', 'failed', 'cancelling'],
-  active: ['device', 'failed', 'cancelling'],
+  active: ['reconnecting', 'pre-switchover', 'device', 'failed', 'cancelling'],
+  reconnecting: ['active', 'failed', 'cancelling'],
+  'pre-switchover': ['device', 'failed', 'cancelling'],
   device: ['completed', 'failed', 'cancelling', 'unknown'],
   cancelling: ['cancelled'],
   completed: [],
   failed: [],
   cancelled: [],
-  unknown: [],
+  // By the operator's word.
+  unknown: ['completed', 'failed'],
 }
 
 export class StatusMachine {
@@ -51,8 +57,8 @@ export class StatusMachine {
     trace('multifd:state', () => ({ side: this.#side, from, to: status }))
   }
 
-  /** Nothing follows this status. */
+  /** Nothing follows this status by itself. */
   get over(): boolean {
-    return this.#status !== 'none' && FOLLOWERS[this.#status].length === 0
+    return this.#status === 'unknown' || FOLLOWERS[this.#status].length === 0
   }
 }

@@ -8,14 +8,17 @@ import { trace } from '../kit/trace.ts'
 
 export class SyncCollector {
   readonly #channels: readonly ReceiveChannel[]
+  readonly #parked: () => void
   /** Per channel, SYNCs that arrived since the start. */
   readonly #arrived: number[]
   #collected = 0
   #pagesAtSync = 0
   #waiting: Deferred<void> | undefined
 
-  constructor(channels: readonly ReceiveChannel[]) {
+  /** @param parked called at each sync point, while no channel receives anything. */
+  constructor(channels: readonly ReceiveChannel[], parked: () => void = () => {}) {
     this.#channels = channels
+    this.#parked = parked
     this.#arrived = channels.map(() => 0)
   }
 
@@ -44,6 +47,7 @@ export class SyncCollector {
     }
     this.#collected += 1
     this.#pagesAtSync = this.#pages()
+    this.#parked()
     for (const channel of this.#channels) channel.releaseSync()
     const sync = this.#collected
     trace('multifd:sync', () => ({ side: 'destination', sync }))

@@ -10,10 +10,15 @@ export class FirstError {
   readonly #failed: Deferred<never> = deferred()
   /** Steps that are waited for. Racing each with one promise would keep a trace of all of them. */
   readonly #waiting = new Set<(error: MultifdError) => void>()
+  readonly #inner: FirstError[] = []
   #error: MultifdError | undefined
 
-  constructor(side: Side) {
+  /** @param outer what ends more than this: its first error is this one's, too. */
+  constructor(side: Side, outer?: FirstError) {
     this.#side = side
+    if (outer === undefined) return
+    outer.#inner.push(this)
+    if (outer.#error !== undefined) this.set(outer.#error)
   }
 
   get error(): MultifdError | undefined {
@@ -31,6 +36,7 @@ export class FirstError {
       this.#error = error
       this.#failed.reject(error)
       for (const reject of this.#waiting) reject(error)
+      for (const inner of this.#inner) inner.set(error)
       return
     }
     const { code, message } = error
@@ -56,17 +62,18 @@ export class FirstError {
   follow(signal: AbortSignal | undefined): () => void {
     if (signal === undefined) return () => {}
     const abort = (): void => {
-      const cause: unknown = signal.reason
-      this.set(
-        new MultifdError('ERR_MULTIFD_ABORTED', 'the migration was cancelled by its caller', {
-          cause,
-        }),
-      )
+      this.set(cancelled(signal.reason))
     }
     if (signal.aborted) abort()
     else signal.addEventListener('abort', abort, { once: true })
     return () => signal.removeEventListener('abort', abort)
   }
+}
+
+export function cancelled(cause?: unknown): MultifdError {
+  return new MultifdError('ERR_MULTIFD_ABORTED', 'the migration was cancelled by its caller', {
+    cause,
+  })
 }
 
 /** Whatever was thrown, as the library's error. */

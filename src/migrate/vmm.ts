@@ -2,14 +2,7 @@
 // devices. Types, and the one place that calls them and names who failed.
 
 import { MultifdError } from '../kit/errors.ts'
-import { DEVICE_STATE_BYTES_MAX } from '../kit/limits.ts'
-import {
-  describe,
-  optionalBoolean,
-  requireFunction,
-  requireName,
-  wholeNumber,
-} from '../kit/options.ts'
+import { describe, optionalBoolean, requireFunction } from '../kit/options.ts'
 
 /**
  * The VMM on the source's side. Its functions may be asynchronous and are never called at the same
@@ -20,6 +13,11 @@ export interface Vmm {
   stop(): void | Promise<void>
   /** The migration did not happen: the guest runs on, with the memory and devices it has. */
   resume(): void | Promise<void>
+  /**
+   * Slows the guest down: takes so many percent of its CPU time away, 0..99, until the next call. 0
+   * lets it run at full speed. Needed with `autoConverge`.
+   */
+  throttle?(percent: number): void | Promise<void>
   /**
    * False promises that no page of the guest memory is dropped while migrating (no balloon, no
    * `GuestMemory.discard`, which is refused then): memory that is fully populated, and not in
@@ -43,39 +41,8 @@ export interface Device {
   save(): Uint8Array | Promise<Uint8Array>
   /** Called at the destination when all RAM is in place. */
   load(state: Uint8Array, versionId: number): void | Promise<void>
-}
-
-/** A device with its defaults filled in. */
-export type NamedDevice = Device & { instanceId: number; versionId: number }
-
-/** @throws TypeError or RangeError for a device that makes no sense. */
-export function checkDevices(devices: readonly Device[]): NamedDevice[] {
-  if (!Array.isArray(devices)) {
-    throw new TypeError(`devices must be an array, got ${describe(devices)}`)
-  }
-  const seen = new Set<string>()
-  return devices.map((device: Device, index) => {
-    if (typeof device !== 'object' || device === null) {
-      throw new TypeError(`devices[${index}] must be a device, got ${describe(device)}`)
-    }
-    const { instanceId = 0, versionId = 1 } = device
-    const idstr = requireName(`idstr of devices[${index}]`, device.idstr)
-    const u32 = 0xffff_ffff
-    wholeNumber(`instanceId of device "${idstr}"`, instanceId, 0, u32)
-    wholeNumber(`versionId of device "${idstr}"`, versionId, 0, u32)
-    requireFunction(`save of device "${idstr}"`, device.save)
-    requireFunction(`load of device "${idstr}"`, device.load)
-    const key = `${idstr}/${instanceId}`
-    if (seen.has(key)) throw new TypeError(`two devices are named ${key}`)
-    seen.add(key)
-    return {
-      idstr,
-      instanceId,
-      versionId,
-      save: () => device.save(),
-      load: (state, version) => device.load(state, version),
-    }
-  })
+  /** What a SaveStateHandler has in place of `save`. */
+  complete?: never
 }
 
 /** @throws TypeError unless both functions are there; a VMM may have whatever else it likes. */
@@ -85,6 +52,7 @@ export function checkVmm(vmm: Vmm): Vmm {
   }
   requireFunction('vmm.stop', vmm.stop)
   requireFunction('vmm.resume', vmm.resume)
+  if (vmm.throttle !== undefined) requireFunction('vmm.throttle', vmm.throttle)
   optionalBoolean('vmm.discards', vmm.discards)
   return vmm
 }
@@ -102,16 +70,4 @@ export async function callVmm<T>(what: string, call: () => T | Promise<T>): Prom
 export function vmmFailure(what: string, cause: unknown): MultifdError {
   const reason = cause instanceof Error ? cause.message : String(cause)
   return new MultifdError('ERR_MULTIFD_VMM', `${what} failed: ${reason}`, { cause })
-}
-
-/** Saves one device and checks what it gave. */
-export async function saveDevice(device: NamedDevice): Promise<Uint8Array> {
-  const what = `saving device "${device.idstr}"`
-  const state = await callVmm(what, () => device.save())
-  if (state instanceof Uint8Array && state.length <= DEVICE_STATE_BYTES_MAX) return state
-  const got = state instanceof Uint8Array ? `${state.length} bytes` : typeof state
-  throw new MultifdError(
-    'ERR_MULTIFD_VMM',
-    `${what} gave ${got}, expected a Uint8Array of at most ${DEVICE_STATE_BYTES_MAX} bytes`,
-  )
 }

@@ -2,6 +2,7 @@
 // in, makes everything durable, only then tells the source, and takes all of it down again. A
 // failure before that word leaves no snapshot, and the guest at the source.
 
+import { MainChannel } from '../channel/main-channel.ts'
 import { MultifdError } from '../kit/errors.ts'
 import type { NativeConnection, NativeEndpoint } from '../kit/native.ts'
 import { IncomingWire } from '../migrate/incoming-wire.ts'
@@ -105,8 +106,9 @@ export class ReceiveSession {
   /** From nothing to a stream that is complete. */
   async #receive(): Promise<StreamSummary> {
     const [first, settings] = [this.#first, this.#settings]
+    const main = await first.unless(this.connections.main)
     const wire = new IncomingWire(
-      await first.unless(this.connections.main),
+      (listener) => MainChannel.adopt(main, listener),
       (error) => this.#connectionFailed(error),
       () => this.#closedEarly(),
     )

@@ -16,7 +16,7 @@ import {
   MIG_CMD_RECV_BITMAP,
   MIG_CMD_SWITCHOVER_START,
 } from './constants.ts'
-import { OWN_COMMAND_COMMIT } from './dialect.ts'
+import { OWN_COMMAND_CANCEL, OWN_COMMAND_COMMIT } from './dialect.ts'
 
 /** Where in which stream a command came. */
 export interface CommandPlace {
@@ -30,6 +30,7 @@ const DATA_BYTES = new Map([
   [MIG_CMD_PING, 4],
   [MIG_CMD_SWITCHOVER_START, 0],
   [OWN_COMMAND_COMMIT, 0],
+  [OWN_COMMAND_CANCEL, 0],
 ])
 
 // POSTCOPY_ADVISE is among them although it carries nothing: with it the RAM block list has another
@@ -60,8 +61,8 @@ export function commandProblem(
     return { code: 'ERR_MULTIFD_UNSUPPORTED', text }
   }
   const expected = DATA_BYTES.get(command)
-  const isCommit = command === OWN_COMMAND_COMMIT
-  if (expected === undefined || (isCommit && !place.own)) {
+  const isOwn = command === OWN_COMMAND_COMMIT || command === OWN_COMMAND_CANCEL
+  if (expected === undefined || (isOwn && !place.own)) {
     const text =
       `unknown command ${hex(command)} with ${length} bytes of data, expected OPEN_RETURN_PATH, PING ` +
       'or SWITCHOVER_START'
@@ -71,6 +72,8 @@ export function commandProblem(
     const text = `command ${command} has ${length} bytes of data, expected ${expected}`
     return { code: 'ERR_MULTIFD_PROTOCOL', text }
   }
+  if (command === OWN_COMMAND_CANCEL) return undefined
+  const isCommit = command === OWN_COMMAND_COMMIT
   if (isCommit !== (place.stage === 'after-eof')) {
     const when = isCommit ? 'only after EOF' : 'only before EOF'
     return {

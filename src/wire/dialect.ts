@@ -24,6 +24,12 @@ export const OWN_MACHINE_NAME = `${OWN_MACHINE_PREFIX}1`
  */
 export const OWN_COMMAND_COMMIT = 0x4d01
 
+/**
+ * The source gives the migration up: a destination that would wait for another connection need not.
+ * Empty data, only between our own ends, before the commit.
+ */
+export const OWN_COMMAND_CANCEL = 0x4d02
+
 /** Whether the other end is one of ours, of any version. */
 export function isOwnMachine(machineName: string): boolean {
   return machineName.startsWith(OWN_MACHINE_PREFIX)
@@ -74,6 +80,8 @@ export interface OwnCapabilities {
    * connections of a migration, and unguessable. Default: it cannot.
    */
   resume?: string
+  /** Another connection carried this migration before; with `resume`. Default false. */
+  resuming?: boolean
   /** The source stops its guest only when the destination's devices are ready. Default false. */
   switchoverAck?: boolean
 }
@@ -83,6 +91,7 @@ const COMMIT_ENTRY = 'commit'
 /** Named as QEMU's parameter; absent for none, as versions before it were. */
 const COMPRESSION_KEY = 'multifd-compression='
 const RESUME_KEY = 'resume='
+const RESUMING_ENTRY = 'resuming'
 const RESUME_TOKEN = /^[0-9a-f]{32}$/
 /** Named as QEMU's capability. */
 const SWITCHOVER_ACK_ENTRY = 'switchover-ack'
@@ -90,7 +99,7 @@ const METHODS: readonly NativeCompression[] = ['none', 'zlib', 'zstd']
 
 /** @throws RangeError if the number of channels is not 1 .. 255, or the token not 32 digits */
 export function formatOwnCapabilities(own: OwnCapabilities): string[] {
-  const { channels, commit, compression, resume, switchoverAck = false } = own
+  const { channels, commit, compression, resume, resuming = false, switchoverAck = false } = own
   if (channels === 0) throw new RangeError(`expected channels to be 1 .. ${CHANNELS_MAX}, got 0`)
   checkUnsigned('channels', channels, CHANNELS_MAX)
   if (resume !== undefined && !RESUME_TOKEN.test(resume)) {
@@ -101,6 +110,7 @@ export function formatOwnCapabilities(own: OwnCapabilities): string[] {
     ...(commit ? [COMMIT_ENTRY] : []),
     ...(compression === 'none' ? [] : [`${COMPRESSION_KEY}${compression}`]),
     ...(resume === undefined ? [] : [`${RESUME_KEY}${resume}`]),
+    ...(resuming ? [RESUMING_ENTRY] : []),
     ...(switchoverAck ? [SWITCHOVER_ACK_ENTRY] : []),
   ]
 }
@@ -111,10 +121,13 @@ export function parseOwnCapabilities(capabilities: readonly string[]): Result<Ow
   let commit = false
   let compression: NativeCompression | undefined
   let resume: string | undefined
+  let resuming = false
   let switchoverAck = false
   for (const entry of capabilities) {
     if (entry === COMMIT_ENTRY && !commit) {
       commit = true
+    } else if (entry === RESUMING_ENTRY && !resuming) {
+      resuming = true
     } else if (entry === SWITCHOVER_ACK_ENTRY && !switchoverAck) {
       switchoverAck = true
     } else if (entry.startsWith(RESUME_KEY) && resume === undefined) {
@@ -147,6 +160,7 @@ export function parseOwnCapabilities(capabilities: readonly string[]): Result<Ow
   return ok({
     ...{ channels, commit, compression: compression ?? 'none' },
     ...(resume === undefined ? {} : { resume }),
+    ...(resuming ? { resuming } : {}),
     ...(switchoverAck ? { switchoverAck } : {}),
   })
 }

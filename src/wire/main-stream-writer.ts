@@ -20,7 +20,7 @@ import {
   RAM_INSTANCE_ID,
   RAM_VERSION_ID,
 } from './constants.ts'
-import { OWN_COMMAND_COMMIT } from './dialect.ts'
+import { OWN_COMMAND_CANCEL, OWN_COMMAND_COMMIT } from './dialect.ts'
 import type { SectionName } from './main-stream-events.ts'
 
 const NOTHING = new Uint8Array(0)
@@ -113,6 +113,11 @@ export function encodeSwitchoverStart(): Uint8Array {
 /** The source gives its guest up. Only between our own ends, after EOF and the peer's SHUT(0). */
 export function encodeCommit(): Uint8Array {
   return encodeCommand(OWN_COMMAND_COMMIT, NOTHING)
+}
+
+/** The source gives the migration up and keeps its guest. Only between our own ends. */
+export function encodeCancel(): Uint8Array {
+  return encodeCommand(OWN_COMMAND_CANCEL, NOTHING)
 }
 
 export function encodeEof(): Uint8Array {

@@ -38,6 +38,8 @@ function progressOf(given: Partial<MigrationProgress>): MigrationProgress {
     bytesPerSecond: 500e6,
     expectedDowntimeMs: 24.2,
     elapsedMs: 0,
+    throttlePercent: 0,
+    devices: [],
     channels: [channel, { ...channel, channelId: 1, bytesPerSecond: 125e6 }],
     ...given,
   }

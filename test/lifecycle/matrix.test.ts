@@ -271,7 +271,7 @@ describe('a VMM that throws', () => {
   }
   const cases: [string, Partial<typeof vmm> & { save?: () => Uint8Array }, RegExp][] = [
     ['in stop', { stop: broken('stop') }, /stopping the guest failed: stop broke/],
-    ['in save', { save: broken('save') }, /saving device "cpu" failed: save broke/],
+    ['in save', { save: broken('save') }, /save of device "cpu" .instance 0. failed: save broke/],
     [
       'in save and resume',
       { save: broken('save'), resume: broken('resume') },

@@ -122,7 +122,7 @@ describe('the main stream is refused', () => {
       /131072, expected .*65536/,
     ],
     ['with a block too short', PROTOCOL, blocks(GUEST_BLOCK, 4096), /4096, expected .* 65536/],
-    ['with a section that is not RAM', UNSUPPORTED, [unknownSection], /unknown section "disk"/],
+    ['with a device that is not here', PROTOCOL, [unknownSection], /device "disk".*does not have/],
     ['with PART before START', PROTOCOL, [own.ramPart()], /section id 1, expected .*START/],
     [
       'with START twice',
@@ -210,7 +210,7 @@ describe('a device is refused', () => {
       },
     }
     const outcome = await sends([...ram, own.device('clock')], syncs, { devices: [broken] })
-    expectRefusal(outcome, 'ERR_MULTIFD_VMM', /loading device "clock".*no such clock/)
+    expectRefusal(outcome, 'ERR_MULTIFD_VMM', /load of device "clock".*no such clock/)
     expect(outcome).toMatchObject({ cause })
   })
 })

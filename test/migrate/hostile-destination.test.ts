@@ -8,9 +8,11 @@ import { MultifdError } from '../../src/kit/errors.ts'
 import { native } from '../../src/kit/native.ts'
 import type { MigrationSourceOptions } from '../../src/migrate/source-options.ts'
 import { type Migration, MigrationSource } from '../../src/source.ts'
+import { concatBytes } from '../../src/wire/bytes.ts'
+import { MIG_CMD_OPEN_RETURN_PATH } from '../../src/wire/constants.ts'
 import type { MainStreamEvent } from '../../src/wire/main-stream-events.ts'
 import { MainStreamReader } from '../../src/wire/main-stream-reader.ts'
-import { encodePong, encodeShut } from '../../src/wire/return-path.ts'
+import { encodePong, encodeShut, encodeSwitchoverAck } from '../../src/wire/return-path.ts'
 
 const memory = GuestMemory.openMemfd('guest.ram', 64 * 1024)
 memory.view('guest.ram').fill(7, 4096, 8192)
@@ -112,6 +114,9 @@ function answering(
     if (event.kind === 'command' && event.data.length === 4) {
       main.write(encodePong(new DataView(event.data.buffer, event.data.byteOffset).getUint32(0)))
     }
+    if (event.kind === 'command' && event.command === MIG_CMD_OPEN_RETURN_PATH) {
+      main.write(encodeSwitchoverAck())
+    }
     also(event, main, self)
   }
 }
@@ -170,7 +175,7 @@ describe('a destination that answers', () => {
     let pings = 0
     const early = (event: MainStreamEvent, main: Socket): void => {
       const isPing = event.kind === 'command' && event.data.length === 4
-      if (isPing && pings++ === 0) main.write(encodePong(0))
+      if (isPing && pings++ === 0) main.write(concatBytes(encodePong(0), encodeSwitchoverAck()))
       if (event.kind === 'vmdescription') main.write(encodeShut(0))
     }
     const ended = await migrateTo(early)

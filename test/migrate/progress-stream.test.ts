@@ -20,6 +20,8 @@ function event(status: MigrationStatus, round: number, transferredBytes = 0): Mi
     bytesPerSecond: 0,
     expectedDowntimeMs: 0,
     elapsedMs: 0,
+    throttlePercent: 0,
+    devices: [],
     channels: [],
   }
 }

@@ -9,6 +9,8 @@ const WAYS: Record<MigrationStatus, MigrationStatus[]> = {
   none: [],
   setup: ['setup'],
   active: ['setup', 'active'],
+  reconnecting: ['setup', 'active', 'reconnecting'],
+  'pre-switchover': ['setup', 'active', 'pre-switchover'],
   device: ['setup', 'active', 'device'],
   completed: ['setup', 'active', 'device', 'completed'],
   unknown: ['setup', 'active', 'device', 'unknown'],
@@ -20,13 +22,15 @@ const ALL = Object.keys(WAYS) as MigrationStatus[]
 const FOLLOWERS: Record<MigrationStatus, MigrationStatus[]> = {
   none: ['setup'],
   setup: ['active', 'failed', 'cancelling'],
-  active: ['device', 'failed', 'cancelling'],
+  active: ['reconnecting', 'pre-switchover', 'device', 'failed', 'cancelling'],
+  reconnecting: ['active', 'failed', 'cancelling'],
+  'pre-switchover': ['device', 'failed', 'cancelling'],
   device: ['completed', 'failed', 'cancelling', 'unknown'],
   cancelling: ['cancelled'],
   completed: [],
   failed: [],
   cancelled: [],
-  unknown: [],
+  unknown: ['completed', 'failed'],
 }
 
 function at(status: MigrationStatus): StatusMachine {

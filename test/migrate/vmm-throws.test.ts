@@ -30,7 +30,7 @@ describe('VMM callbacks that throw', () => {
   }
   const cases: [string, Partial<Vmm>, Partial<Device>, calls: string[]][] = [
     ['stopping the guest', { stop: burn }, {}, ['resume']],
-    ['saving device "cpu"', {}, { save: async () => burn() }, ['stop', 'resume']],
+    ['save of device "cpu" (instance 0)', {}, { save: async () => burn() }, ['stop', 'resume']],
   ]
   for (const [what, vmmPart, devicePart, calls] of cases) {
     it(`${what}: named, with the cause, and the guest runs on`, async () => {
@@ -62,7 +62,7 @@ describe('VMM callbacks that throw', () => {
     const error = await failure(source.migrate(peer.uri).result)
     expect(error.code).toBe('ERR_MULTIFD_VMM')
     expect(error.message).toContain('resuming the guest failed: the machine is on fire')
-    expect(error.message).toContain('before that: saving device "cpu" gave string')
+    expect(error.message).toContain('before that: save of device "cpu" (instance 0) gave "text"')
   })
 
   it('loading: named at the destination, and the guest runs on at the source', async () => {
@@ -77,7 +77,7 @@ describe('VMM callbacks that throw', () => {
     const sent = failure(source.migrate(destination.uri).result)
     const error = await failure(destination.completed)
     expect(error.code).toBe('ERR_MULTIFD_VMM')
-    expect(error.message).toContain('loading device "cpu" (instance 0) failed: the machine is')
+    expect(error.message).toContain('load of device "cpu" (instance 0) failed: the machine is')
     expect((await sent).message).toContain('the migration failed there (SHUT 1)')
     expect(vmm.calls).toEqual(['stop', 'resume'])
     expect(destination.status).toBe('failed')

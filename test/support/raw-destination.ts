@@ -4,11 +4,15 @@
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { createServer, type Server, type Socket } from 'node:net'
-import { MIG_CMD_PING, QEMU_VM_FILE_MAGIC } from '../../src/wire/constants.ts'
+import {
+  MIG_CMD_OPEN_RETURN_PATH,
+  MIG_CMD_PING,
+  QEMU_VM_FILE_MAGIC,
+} from '../../src/wire/constants.ts'
 import { OWN_COMMAND_COMMIT } from '../../src/wire/dialect.ts'
 import type { MainStreamEvent } from '../../src/wire/main-stream-events.ts'
 import { MainStreamReader } from '../../src/wire/main-stream-reader.ts'
-import { encodePong, encodeShut } from '../../src/wire/return-path.ts'
+import { encodePong, encodeShut, encodeSwitchoverAck } from '../../src/wire/return-path.ts'
 
 export interface Behaviour {
   /**
@@ -93,7 +97,9 @@ export class RawDestination implements AsyncDisposable {
       main.write(encodePong(Buffer.from(event.data).readUInt32BE(0)))
     }
     if (event.kind === 'vmdescription') main.write(encodeShut(0))
-    if (event.kind === 'command' && event.command === OWN_COMMAND_COMMIT) main.end()
+    if (event.kind !== 'command') return
+    if (event.command === MIG_CMD_OPEN_RETURN_PATH) main.write(encodeSwitchoverAck())
+    if (event.command === OWN_COMMAND_COMMIT) main.end(encodeShut(0))
   }
 
   #drain(channel: Socket): void {

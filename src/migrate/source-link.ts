@@ -1,0 +1,168 @@
+// One connection of a source to its destination: the main channel, the multifd channels and what
+// sends rounds over them. It breaks as a whole. The migration it serves may go on over the next
+// one, so nothing here knows rounds, guest or who owns it.
+
+import { MainChannel } from '../channel/main-channel.ts'
+import type { SendChannel } from '../channel/send-channel.ts'
+import type { GuestMemory } from '../guest/guest-memory.ts'
+import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
+import type { NativeEndpoint, NativeSendGroup } from '../kit/native.ts'
+import type { EngineChoice } from '../schedule/engine-choice.ts'
+import type { BandwidthGate } from '../schedule/rate-limiter.ts'
+import { openChannels, reportOf } from './channel-setup.ts'
+import type { FlushControl } from './flush-control.ts'
+import { OutgoingWire } from './outgoing-wire.ts'
+import type { ChannelReport } from './progress.ts'
+import { RoundSender } from './round-sender.ts'
+import type { SourceSettings } from './source-options.ts'
+import { FirstError } from './teardown.ts'
+import { Watchdog } from './watchdog.ts'
+
+/** What a connection is made of; all but the connection itself outlives it. */
+export interface SourceLinkParts {
+  settings: SourceSettings
+  endpoint: NativeEndpoint
+  group: NativeSendGroup
+  choice: EngineChoice
+  limiter: BandwidthGate
+  /** Ends the migration, and every connection with it. */
+  migrationFailed: FirstError
+  /** Names the migration on its connections; see src/wire/dialect.ts. */
+  resumeToken: string | undefined
+  /** Another connection carried this migration before. */
+  resuming: boolean
+}
+
+/** A paused migration, or one with a low limit, is not a silent one. */
+const KEEP_ALIVE_MS = 1000
+
+export class SourceLink {
+  /** The first thing that breaks this connection, or ends the migration. */
+  readonly first: FirstError
+  readonly watchdog: Watchdog
+  readonly #parts: SourceLinkParts
+  readonly #aborted = new AbortController()
+  readonly #channels: SendChannel[] = []
+  #wire: OutgoingWire | undefined
+  #flush: FlushControl | undefined
+  #sender: RoundSender | undefined
+  #keepAlive: NodeJS.Timeout | undefined
+
+  constructor(parts: SourceLinkParts) {
+    this.#parts = parts
+    this.first = new FirstError('source', parts.migrationFailed)
+    this.first.promise.catch(() => this.#aborted.abort())
+    this.watchdog = new Watchdog({
+      timeoutMs: parts.settings.peerTimeoutMs,
+      progress: () => {
+        // While only our own limit holds us back, the peer has nothing to say.
+        if (this.#sender?.waitsForLimiter) return performance.now()
+        return this.multifdBytes + this.mainBytes + (this.#wire?.readBytes ?? 0)
+      },
+      deepProgress: () => this.#channels.reduce((sum, channel) => sum + channel.ackedBytes, 0),
+      expired: (error) => this.first.set(error),
+    })
+  }
+
+  get wire(): OutgoingWire {
+    return there(this.#wire)
+  }
+  get sender(): RoundSender {
+    return there(this.#sender)
+  }
+  get channels(): readonly SendChannel[] {
+    return this.#channels
+  }
+
+  /** On the multifd channels so far; see MigrationProgress. */
+  get multifdBytes(): number {
+    return this.#channels.reduce((sum, channel) => sum + channel.sentBytes, 0)
+  }
+  get normalBytes(): number {
+    return this.#channels.reduce((sum, channel) => sum + channel.normalBytes, 0)
+  }
+  get zeroPages(): number {
+    return this.#channels.reduce((sum, channel) => sum + channel.counter('zeroPages'), 0)
+  }
+  get mainBytes(): number {
+    return this.#wire?.writtenBytes ?? 0
+  }
+  get remainingPages(): number {
+    return this.#sender?.remainingPages ?? 0
+  }
+  get channelReports(): ChannelReport[] {
+    const flush = this.#flush
+    if (flush === undefined) return []
+    return this.#channels.map((channel) => reportOf(channel, flush, this.#parts.choice))
+  }
+
+  /** Connects everything and introduces the migration. Take it down by `destroy` if it fails. */
+  async open(): Promise<void> {
+    const { settings, endpoint, group, choice, limiter, resumeToken, resuming } = this.#parts
+    const fail = this.first.set.bind(this.first)
+    // The main channel first: a QEMU 7.2 takes the first connection for it.
+    const to = { timeoutMs: settings.connectTimeoutMs, signal: this.#aborted.signal }
+    const connecting = OutgoingWire.open(
+      (listener) => MainChannel.connect(endpoint, to, listener),
+      { fail, blocks: pagesOf(settings.memory), resuming },
+    ).then((connected) => {
+      this.#wire = connected
+    })
+    await this.first.unless(connecting)
+    const { multifdChannels: channels, compression, uuid } = settings
+    await this.first.unless(this.wire.begin({ channels, compression, uuid, resumeToken }))
+    const { flush, ready } = openChannels({
+      settings: { ...settings, maxBandwidthBytesPerSecond: limiter.bytesPerSecond },
+      endpoint,
+      group,
+      choice,
+      listener: {
+        extentDone: (id, wireBytes) => this.#sender?.extentDone(id, wireBytes),
+        syncDone: (id) => this.#sender?.syncDone(id),
+        failed: fail,
+      },
+      opened: (channel) => this.#channels.push(channel),
+    })
+    this.#flush = flush
+    await this.first.unless(ready())
+    this.#keepAlive = setInterval(() => void this.#wire?.keepAlive(), KEEP_ALIVE_MS)
+    this.#sender = new RoundSender({ channels: this.#channels, limiter, flush })
+  }
+
+  /** Everything was said: an orderly end of each connection. */
+  async close(): Promise<void> {
+    await Promise.all([this.#wire?.close(), ...this.#channels.map((channel) => channel.close())])
+  }
+
+  /** Tells the destination, if it can still be told, that there will be no other connection. */
+  cancel(): void {
+    void this.#wire?.cancel()
+  }
+
+  /** Nothing is handed out any more, and whoever waits for a step hears of it. */
+  stop(): void {
+    this.watchdog.stop()
+    clearInterval(this.#keepAlive)
+    this.#sender?.stop()
+  }
+
+  /**
+   * Ends what is still there; resolves when no thread of it reads guest memory any more. After an
+   * orderly end that is nothing but book-keeping.
+   */
+  async destroy(): Promise<void> {
+    this.stop()
+    this.#wire?.destroy()
+    await Promise.all(this.#channels.map((channel) => channel.destroy()))
+  }
+}
+
+/** What `open` makes. */
+function there<T>(part: T | undefined): T {
+  if (part === undefined) throw new Error('the connection to the destination is not open yet')
+  return part
+}
+
+function pagesOf({ blocks }: GuestMemory): { idstr: string; pageCount: number }[] {
+  return blocks.map(({ idstr, usedLength }) => ({ idstr, pageCount: usedLength / PAGE_SIZE_BYTES }))
+}

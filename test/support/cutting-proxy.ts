@@ -1,0 +1,89 @@
+// A network path that breaks: forwards connections to a destination in the same process, and cuts
+// all of them when told to, or after a number of bytes. New ones are forwarded as before.
+
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+
+/** What the ends see of a cut. */
+export type Cut = 'reset' | 'end'
+
+export class CuttingProxy implements AsyncDisposable {
+  readonly uri: string
+  readonly #server: Server
+  readonly #port: number
+  readonly #pairs = new Set<[Socket, Socket]>()
+  #cutAfterBytes = Number.POSITIVE_INFINITY
+  #cutHow: Cut = 'reset'
+  #forwardedBytes = 0
+  #cuts = 0
+  /** While it is closed, whoever connects is reset. */
+  #closed = false
+
+  private constructor(server: Server, destinationUri: string) {
+    this.#server = server
+    this.#port = Number(/:(\d+)$/.exec(destinationUri)?.[1])
+    this.uri = `tcp:127.0.0.1:${(server.address() as AddressInfo).port}`
+    server.on('connection', (socket) => this.#connected(socket))
+  }
+
+  static async before(destinationUri: string): Promise<CuttingProxy> {
+    const server = createServer({ pauseOnConnect: true, allowHalfOpen: true })
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    return new CuttingProxy(server, destinationUri)
+  }
+
+  get cuts(): number {
+    return this.#cuts
+  }
+
+  /** Once, when so many more bytes went from the source to the destination. */
+  cutAfter(bytes: number, how: Cut = 'reset'): void {
+    this.#cutAfterBytes = this.#forwardedBytes + bytes
+    this.#cutHow = how
+  }
+
+  cut(how: Cut = 'reset'): void {
+    this.#cuts += 1
+    this.#cutAfterBytes = Number.POSITIVE_INFINITY
+    for (const socket of [...this.#pairs].flat()) {
+      if (how === 'reset') socket.resetAndDestroy()
+      else socket.destroy()
+    }
+    this.#pairs.clear()
+  }
+
+  /** Nothing comes through any more, until `open`. */
+  close(): void {
+    this.#closed = true
+    this.cut()
+  }
+  open(): void {
+    this.#closed = false
+  }
+
+  /** Nobody listens there any more. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.cut()
+    if (!this.#server.listening) return
+    this.#server.close()
+    await once(this.#server, 'close')
+  }
+
+  #connected(from: Socket): void {
+    if (this.#closed) {
+      from.resetAndDestroy()
+      return
+    }
+    const to = connect({ host: '127.0.0.1', port: this.#port, allowHalfOpen: true })
+    const pair: [Socket, Socket] = [from, to]
+    this.#pairs.add(pair)
+    for (const socket of pair) socket.on('error', () => this.#pairs.delete(pair))
+    from.on('data', (bytes) => {
+      this.#forwardedBytes += bytes.length
+      if (this.#forwardedBytes >= this.#cutAfterBytes) this.cut(this.#cutHow)
+    })
+    from.pipe(to)
+    to.pipe(from)
+  }
+}
