@@ -70,7 +70,7 @@ async function run(given: Setting<TurnOptions>): Promise<Findings> {
       notes: [
         verdict('zeroScanVsReadBandwidth', zeroScanVsReadBandwidth, SCAN_TARGET),
         'It is bytes of zero pages per CPU-second of the sending channel threads, over bytes per ' +
-          'CPU-second of one plain C++ thread that reads as much memory of the same kind: ' +
+          'CPU-second of one plain C++ thread that reads as much memory of the same kind, as wide as the processor can: ' +
           `${(median(read) / GB).toFixed(1)} GB/s, median.`,
         'Zero pages are resident on both sides; where a page was never touched it is not even read.',
       ],

@@ -282,23 +282,34 @@ void copy(const Options& options) {
   report(options, seconds, cpu);
 }
 
-// One thread that looks at every byte: what memory gives one core. Eight sums, so that no addition
-// waits for the one before; the compiler makes vectors of them.
+// As wide as the processor reads, and four at a time, so that none waits for the one before.
+typedef uint64_t Wide __attribute__((vector_size(64)));
+#if defined(__x86_64__)
+__attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+uint64_t
+read_words(const uint8_t* memory, size_t bytes) {
+  Wide sums[4] = {};
+  const auto* const words = reinterpret_cast<const Wide*>(memory);
+  for (size_t at = 0; at < bytes / sizeof(Wide); at += std::size(sums)) {
+    for (size_t i = 0; i < std::size(sums); ++i) sums[i] |= words[at + i];
+  }
+  const Wide all = sums[0] | sums[1] | sums[2] | sums[3];
+  uint64_t found = 0;
+  for (size_t i = 0; i < sizeof all / sizeof found; ++i) found |= all[i];
+  return found;
+}
+
+// One thread that looks at every byte: what memory gives one core.
 void read_all(const Options& options) {
   uint8_t* const memory = map(options);
   std::memset(memory, 0, options.memory_bytes);
   const double cpu_before = cpu_seconds();
   const double started = now_seconds();
-  uint64_t sums[8] = {};
-  const auto* const words = reinterpret_cast<const uint64_t*>(memory);
-  for (size_t at = 0; at < options.memory_bytes / sizeof *words; at += std::size(sums)) {
-    for (size_t i = 0; i < std::size(sums); ++i) sums[i] |= words[at + i];
-  }
+  const uint64_t found = read_words(memory, options.memory_bytes);
   const double seconds = now_seconds() - started;
   const double cpu = cpu_seconds() - cpu_before;
-  for (const uint64_t sum : sums) {
-    if (sum != 0) die("memory that was zeroed is not zero");
-  }
+  if (found != 0) die("memory that was zeroed is not zero");
   report(options, seconds, cpu);
 }
 
