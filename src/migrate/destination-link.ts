@@ -12,6 +12,7 @@ import type { OwnCapabilities } from '../wire/dialect.ts'
 import type { Configuration } from '../wire/main-stream-events.ts'
 import { formatUuid, sameUuid } from '../wire/uuid.ts'
 import type { DestinationSettings } from './destination-options.ts'
+import type { DevicePacket } from './device-loader.ts'
 import { checkOwnSource } from './incoming-handshake.ts'
 import { IncomingWire } from './incoming-wire.ts'
 import { SyncCollector } from './sync-collector.ts'
@@ -23,6 +24,8 @@ export interface DestinationLinkParts {
   /** Ends the migration, and every connection with it. */
   migrationFailed: FirstError
   main: NativeConnection
+  /** A piece of a device's state came over a channel. */
+  devicePacket: (packet: DevicePacket) => void
   /** A channel ended between two packets. */
   channelEnded: (link: DestinationLink, channelId: number) => void
 }
@@ -125,6 +128,7 @@ export class DestinationLink {
     const compression = this.#own?.compression ?? 'none'
     const listener = {
       syncArrived: (id: number) => this.#syncs.arrived(id),
+      deviceState: (_id: number, packet: DevicePacket) => this.#parts.devicePacket(packet),
       peerEnded: (id: number) => this.#parts.channelEnded(this, id),
       failed: (error: MultifdError) => this.first.set(error),
     }

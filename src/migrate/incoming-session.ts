@@ -40,6 +40,7 @@ export class IncomingSession {
   readonly #before = { receivedBytes: 0, normalPages: 0, zeroPages: 0, syncs: 0 }
   #group: NativeReceiveGroup | undefined
   #incoming: Incoming | undefined
+  #endedChannels = 0
   #compression: NativeCompression = 'none'
   #released: Promise<void> = Promise.resolve()
   /** Native work on the guest memory: it cannot be called off, only waited for. */
@@ -205,6 +206,7 @@ export class IncomingSession {
   #receive(link: DestinationLink, incoming: Incoming): void {
     const group = this.#group
     if (group === undefined) return
+    this.#endedChannels = 0
     link.openChannels(group, () => {
       if (this.#resumeToken !== undefined) group.clearReceivedSinceSync()
       incoming.syncCollected()
@@ -228,6 +230,7 @@ export class IncomingSession {
       settings: this.#settings,
       migrationFailed: this.#first,
       main,
+      devicePacket: (packet) => this.#incoming?.devicePacket(packet),
       channelEnded: (link, channelId) => this.#channelEnded(link, channelId),
     })
   }
@@ -277,7 +280,12 @@ export class IncomingSession {
   }
 
   #channelEnded(link: DestinationLink, channelId: number): void {
-    if (this.#incoming?.ramOver) return
+    this.#endedChannels += 1
+    if (this.#incoming?.ramOver) {
+      // What pieces of devices did not come by now will not come.
+      if (this.#endedChannels === link.channels.length) this.#incoming.channelsEnded()
+      return
+    }
     link.first.set(
       new MultifdError(
         'ERR_MULTIFD_PEER_CLOSED',

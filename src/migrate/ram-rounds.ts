@@ -2,6 +2,7 @@
 // connection of the moment, and gives back what a broken connection did not deliver. It decides
 // nothing: when to begin a round, and when it is the last one, is said by outgoing.ts.
 
+import assert from 'node:assert/strict'
 import type { SendChannel } from '../channel/send-channel.ts'
 import type { TrackerChoice } from '../guest/dirty-tracker.ts'
 import { MultifdError } from '../kit/errors.ts'
@@ -102,6 +103,8 @@ export class RamRounds {
     const copiedBefore = link.channels.map((channel) => channel.counter('copiedBytes'))
     const beganMs = performance.now()
     await link.first.unless(link.sender.send(extents))
+    const unreleased = link.channels.find((channel) => channel.counter('unreleasedBytes') > 0)
+    assert(unreleased === undefined, `channel ${unreleased?.channelId} synced with bytes in flight`)
     trace('multifd:sync', () => ({ side: 'source', sync: round + 1 }))
     const elapsedMs = performance.now() - beganMs
     const { sentBytes, pageBytes } = carried(link.channels)

@@ -12,6 +12,7 @@ import type { BandwidthGate } from '../schedule/rate-limiter.ts'
 import { openChannels, reportOf } from './channel-setup.ts'
 import type { FlushControl } from './flush-control.ts'
 import { OutgoingWire } from './outgoing-wire.ts'
+import { PieceChannels } from './piece-channels.ts'
 import type { ChannelReport } from './progress.ts'
 import { RoundSender } from './round-sender.ts'
 import type { SourceSettings } from './source-options.ts'
@@ -46,12 +47,16 @@ export class SourceLink {
   #wire: OutgoingWire | undefined
   #flush: FlushControl | undefined
   #sender: RoundSender | undefined
+  #pieces: PieceChannels | undefined
   #keepAlive: NodeJS.Timeout | undefined
 
   constructor(parts: SourceLinkParts) {
     this.#parts = parts
     this.first = new FirstError('source', parts.migrationFailed)
-    this.first.promise.catch(() => this.#aborted.abort())
+    this.first.promise.catch((error: unknown) => {
+      this.#aborted.abort()
+      this.#pieces?.fail(error)
+    })
     this.watchdog = new Watchdog({
       timeoutMs: parts.settings.peerTimeoutMs,
       progress: () => {
@@ -66,6 +71,10 @@ export class SourceLink {
 
   get wire(): OutgoingWire {
     return there(this.#wire)
+  }
+  /** Where the pieces of devices go out. */
+  get pieces(): PieceChannels {
+    return there(this.#pieces)
   }
   get sender(): RoundSender {
     return there(this.#sender)
@@ -119,6 +128,7 @@ export class SourceLink {
       listener: {
         extentDone: (id, wireBytes) => this.#sender?.extentDone(id, wireBytes),
         syncDone: (id) => this.#sender?.syncDone(id),
+        deviceStateDone: (id) => this.#pieces?.done(id),
         failed: fail,
       },
       opened: (channel) => this.#channels.push(channel),
@@ -126,6 +136,7 @@ export class SourceLink {
     this.#flush = flush
     await this.first.unless(ready())
     this.#keepAlive = setInterval(() => void this.#wire?.keepAlive(), KEEP_ALIVE_MS)
+    this.#pieces = new PieceChannels(this.#channels)
     this.#sender = new RoundSender({ channels: this.#channels, limiter, flush })
   }
 

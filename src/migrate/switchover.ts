@@ -99,7 +99,7 @@ export class Switchover {
   /** Before the last collect: saving a device may write guest memory. */
   async #save(link: SourceLink): Promise<SavedState[]> {
     const { devices } = this.#parts.settings
-    const saving = saveDevices(devices, (piece) => Promise.reject(new Error(piece.idstr)))
+    const saving = saveDevices(devices, (piece) => link.pieces.submit(piece))
     const saved = await link.watchdog.during(saving)
     if (link.first.error !== undefined) throw link.first.error
     this.#took('saveMs')
