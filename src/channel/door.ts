@@ -75,6 +75,10 @@ export class Door {
   }
 
   #arrived(connection: NativeConnection): void {
+    if (this.#closing) {
+      connection.close() // it came in while the acceptor ended
+      return
+    }
     this.#listener.arrived()
     if (connection.isMain) this.#listener.main(connection)
     else if (this.#taker !== undefined) this.#taker.introduce(connection)
