@@ -105,26 +105,30 @@ export function takeTurns<Name extends string>(
   course: Course,
   setting: Setting<TurnOptions>,
 ): Promise<Runs<Name>> {
-  const { options, signal } = setting
-  return alternate(turnsOf(field, course, setting), { turns: options.pairs, signal })
+  return alternate(turnsOf(field, course, setting), scheduleOf(setting))
+}
+
+/** A smoke test measures nothing, so it needs no warm-up. */
+export function scheduleOf({ options: { pairs, smoke }, signal }: Setting<TurnOptions>) {
+  return { turns: pairs, signal, warmUp: !smoke }
 }
 
 /**
- * What each contestant does in its turn; in the warm-up turn both sides' RAM is hashed and
- * compared. For comparisons in which something else takes turns with them.
+ * What each contestant does in its turn; in the warm-up turn, or that of a smoke test, both sides'
+ * RAM is hashed and compared. For comparisons in which something else takes turns with them.
  */
 export function turnsOf<Name extends string>(
   field: Field<Name>,
   { path, name: where, slowDestination }: Course,
   { options, signal, progress }: Setting<TurnOptions>,
 ): Contestants<Record<Name, MigrationRun>> {
-  const { memory, channels, pairs, hugePages } = options
+  const { memory, channels, pairs, hugePages, smoke = false } = options
   const common = { channels, engine: 'auto', zeroCopy: 'auto', watchMemory: false } as const
   const turnOf =
     ({ label, guest: own, ...way }: Contestant) =>
     async (turn: Turn) => {
       const guest = { ...plainGuest(memory, hugePages), ...own }
-      const order = { ...common, checksum: turn.warmUp, ...way, guest }
+      const order = { ...common, checksum: turn.warmUp || smoke, ...way, guest }
       const ramBytes = populatedBytes(guest)
       const run = await runMigration(order, ramBytes, { signal, path, slowDestination })
       const speed = `${throughput(run).toFixed(2)} GB/s, ${(run.seconds * 1e3).toFixed(0)} ms`

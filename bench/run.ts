@@ -22,16 +22,16 @@ export type Contestants<Results> = {
 
 /**
  * Runs every contestant once per turn, in the same order each time, after one warm-up turn whose
- * results are dropped. Stops at the first failure.
+ * results are dropped, unless `warmUp` is false. Stops at the first failure.
  */
 export async function alternate<Results extends Record<string, unknown>>(
   contestants: Contestants<Results>,
-  options: { readonly turns: number; readonly signal: AbortSignal },
+  options: { readonly turns: number; readonly signal: AbortSignal; readonly warmUp?: boolean },
 ): Promise<{ [Name in keyof Results]: Results[Name][] }> {
   const names: (keyof Results)[] = Object.keys(contestants)
   const results = {} as { [Name in keyof Results]: Results[Name][] }
   for (const name of names) results[name] = []
-  for (let index = -1; index < options.turns; index++) {
+  for (let index = options.warmUp === false ? 0 : -1; index < options.turns; index++) {
     const turn = { index, warmUp: index < 0 }
     for (const name of names) {
       options.signal.throwIfAborted()

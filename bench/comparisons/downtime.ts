@@ -7,6 +7,7 @@ import {
   declareTurns,
   type Field,
   medianColumn,
+  scheduleOf,
   sized,
   type TurnOptions,
   turnsOf,
@@ -60,7 +61,7 @@ async function run(given: Setting<TurnOptions>): Promise<Findings> {
         return one
       },
     },
-    { turns: pairs, signal },
+    scheduleOf(setting),
   )
   const v86DowntimeMs = ratioOf(v86.map(({ downtimeMs }) => downtimeMs))
   const nativeDowntimeMs = ratioOf(native.map(downtimeMsOf))

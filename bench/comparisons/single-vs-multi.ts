@@ -9,6 +9,7 @@ import {
   type Field,
   medianColumn,
   type Runs,
+  scheduleOf,
   sized,
   type TurnOptions,
   timeRatio,
@@ -45,8 +46,8 @@ export const singleVsMulti: Comparison<TurnOptions> = {
 
 async function run(given: Setting<TurnOptions>): Promise<Findings> {
   const setting = { ...given, options: sized(given.options) }
-  const { options, signal } = setting
-  const { memory, channels, pairs } = options
+  const { options } = setting
+  const { memory, channels } = options
   const guest = { dirtyBytesPerSecond: DIRTY_BYTES_PER_SECOND }
   const field = {
     single: { channels: 1, guest, label: 'ours, 1 channel' },
@@ -60,7 +61,7 @@ async function run(given: Setting<TurnOptions>): Promise<Findings> {
       qemuSingle: (turn) => (there ? qemuTurn(turn, false, setting) : Promise.resolve(null)),
       qemuMulti: (turn) => (there ? qemuTurn(turn, true, setting) : Promise.resolve(null)),
     },
-    { turns: pairs, signal },
+    scheduleOf(setting),
   )
   const [single, multi] = [present(qemuSingle), present(qemuMulti)]
   const title = `${formatBytes(memory)} of RAM, rewritten at ${DIRTY_BYTES_PER_SECOND / MB} MB/s`

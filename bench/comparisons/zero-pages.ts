@@ -8,6 +8,7 @@ import {
   declareTurns,
   type Field,
   medianColumn,
+  scheduleOf,
   sized,
   type TurnOptions,
   throughputRatio,
@@ -53,7 +54,7 @@ async function run(given: Setting<TurnOptions>): Promise<Findings> {
         return speed
       },
     },
-    { turns: pairs, signal },
+    scheduleOf(setting),
   )
   const zeroScanVsReadBandwidth = pairedRatio(runs.all.map(scannedPerCpuSecond), read)
   return new Gathered({ memoryBytes: memory, channels, readBytesPerSecond: read })

@@ -15,6 +15,12 @@ test('contestants take turns, and the warm-up turn does not count', async () => 
   expect(results).toEqual({ a: ['a0', 'a1'], b: ['b0', 'b1'] })
 })
 
+test('without a warm-up every turn counts', async () => {
+  const a = async (turn: Turn) => turn.index
+  const results = await alternate({ a }, { turns: 2, signal, warmUp: false })
+  expect(results).toEqual({ a: [0, 1] })
+})
+
 test('a contestant that fails ends the comparison with its error', async () => {
   let later = 0
   const failing = alternate(
