@@ -166,11 +166,14 @@ function openChannel(parts: ChannelParts, channelId: number, marks: ChannelMarks
     },
     listener,
   )
-  // Twice the limit: smooths within an extent without holding one channel below the limit.
-  const bytesPerSecond = settings.maxBandwidthBytesPerSecond
-  if (bytesPerSecond > 0) channel.setPacingRate(2 * bytesPerSecond)
+  paceChannel(channel, settings.maxBandwidthBytesPerSecond)
   opened(channel)
   return channel
+}
+
+/** Twice the limit smooths within an extent without holding one channel below the limit. */
+export function paceChannel(channel: SendChannel, limitBytesPerSecond: number): void {
+  channel.setPacingRate(2 * limitBytesPerSecond)
 }
 
 function compressionOf(settings: ChannelSettings): Partial<SendChannelOptions> {

@@ -77,6 +77,7 @@ export class OutgoingSession implements Migration {
   readonly #progress = new ProgressStream()
   readonly #tally: Tally
   readonly #limiter: RateLimiter
+  readonly #accounts: BandwidthAccounts
   readonly #convergence: Convergence
   readonly #switchover: Switchover
   #group: NativeSendGroup | undefined
@@ -95,10 +96,12 @@ export class OutgoingSession implements Migration {
     this.#tally = new Tally(settings, () => this.#status.status)
     const bytesPerSecond = settings.maxBandwidthBytesPerSecond
     this.#limiter = new RateLimiter({ bytesPerSecond, nowMs: performance.now() })
+    this.#accounts = new BandwidthAccounts(this.#limiter)
     this.#convergence = new Convergence(settings.convergence)
     this.#switchover = new Switchover({
       settings,
       status: this.#status,
+      account: this.#accounts.open(),
       transferredBytes: () => this.#tally.transferredBytes,
       beforeCommit: () => this.#unfollow(),
     })
@@ -188,8 +191,8 @@ export class OutgoingSession implements Migration {
     this.#group = group
     this.#preparing = prepareEngine({ settings, endpoint, tracker, group })
     const choice = await this.#first.unless(this.#preparing)
-    const accounts = new BandwidthAccounts(this.#limiter)
     const resumeToken = reconnectTimeoutMs === 0 ? undefined : randomBytes(16).toString('hex')
+    const accounts = this.#accounts
     const linkParts = { settings, endpoint, group, choice, limiter: accounts.open(), resumeToken }
     const openLink = (resuming: boolean): Promise<SourceLink> =>
       this.#openLink({ ...linkParts, migrationFailed: this.#first, resuming })
@@ -206,7 +209,10 @@ export class OutgoingSession implements Migration {
     this.#tally.prepared({ choice, tracker, rounds, passes, convergence, switchover, decision })
     const [status, first] = [this.#status, this.#first]
     return new Outgoing(
-      { settings, status, first, rounds, passes, convergence, switchover, openLink },
+      {
+        ...{ settings, status, first, rounds, passes, convergence, switchover, openLink },
+        decided: () => this.#report(),
+      },
       await openLink(false),
     )
   }

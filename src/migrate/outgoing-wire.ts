@@ -166,12 +166,20 @@ export class OutgoingWire {
     return section.length
   }
 
-  /** The rest of every device, EOF and the description of what was sent. */
-  async devicesAndEof(saved: readonly SavedState[]): Promise<void> {
+  /** The rest of every device. @param allowed resolves when so many bytes may go out */
+  async devices(
+    saved: readonly SavedState[],
+    allowed: (bytes: number) => Promise<void>,
+  ): Promise<void> {
     for (const { device, state } of saved) {
       const encode = device.sectioned ? encodeDeviceEnd : encodeDeviceState
+      await allowed(state.length)
       await this.#main.write(encode(this.#sectionOf(device), state))
     }
+  }
+
+  /** EOF, and the description of what was sent whole. */
+  async eof(saved: readonly SavedState[]): Promise<void> {
     const whole = saved.filter(({ device }) => !device.sectioned)
     const description = buildVmdescription(
       whole.map(({ device, state }) => ({ ...naming(device), payloadBytes: state.length })),

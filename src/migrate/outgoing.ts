@@ -34,6 +34,8 @@ export interface OutgoingParts {
   passes: DevicePasses
   convergence: Convergence
   switchover: Switchover
+  /** There is another decision. */
+  decided: () => void
   /** Opens a connection; `resuming` when another one carried this migration before. */
   openLink: (resuming: boolean) => Promise<SourceLink>
 }
@@ -84,8 +86,10 @@ export class Outgoing {
     this.#parts.switchover.continue()
   }
 
-  /** The limit has changed. */
+  /** The limit has changed: what waited for the old one looks again. */
   limitChanged(): void {
+    this.#link.paceChannels()
+    this.#parts.passes.poke()
     if (this.#paused === undefined) this.#link.sender.continue()
   }
 
@@ -165,7 +169,7 @@ export class Outgoing {
 
   /** Whether the round that was begun is one more; false: it is the last one. */
   async #decideOnRound(): Promise<boolean> {
-    const { convergence, passes, rounds, settings } = this.#parts
+    const { convergence, decided, passes, rounds, settings } = this.#parts
     const { first, wire, watchdog } = this.#link
     const pending = await first.unless(watchdog.during(passes.pendingExact()))
     const decision = convergence.roundBegun({
@@ -182,6 +186,7 @@ export class Outgoing {
     this.#decision = decision
     const { kind, cause, reason } = decision
     trace('multifd:decision', () => ({ kind, cause, reason }))
+    decided()
     if (decision.throttlePercent !== undefined) await this.#throttle(decision.throttlePercent)
     if (kind === 'cancel') throw new MultifdError('ERR_MULTIFD_ABORTED', reason)
     return kind === 'round'
@@ -191,13 +196,7 @@ export class Outgoing {
   async #awaitAck(): Promise<void> {
     if (this.#decision?.cause !== 'awaiting-ack') return
     const { first, wire } = this.#link
-    const { promise, resolve } = deferred()
-    const timer = setTimeout(resolve, ACK_ROUND_MS)
-    try {
-      await first.unless(Promise.race([wire.switchoverAck, promise]))
-    } finally {
-      clearTimeout(timer)
-    }
+    await Promise.race([wire.switchoverAck, first.sleep(ACK_ROUND_MS)])
   }
 
   async #throttle(percent: number): Promise<void> {

@@ -1,7 +1,6 @@
 // After a connection broke before the switchover: whether the migration may go on over another one,
 // and the attempts to get it, with growing waits between them. It knows neither rounds nor guest.
 
-import { deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
 import type { SourceLink } from './source-link.ts'
 import type { FirstError } from './teardown.ts'
@@ -49,7 +48,7 @@ export async function reconnect(parts: {
       }
       if (performance.now() + waitMs > deadlineMs) throw noOther(broken, thrown)
     }
-    await pause(waitMs, migrationFailed)
+    await migrationFailed.sleep(waitMs)
   }
 }
 
@@ -59,14 +58,4 @@ function noOther(broken: MultifdError, last: MultifdError): MultifdError {
     `${broken.message}; it could not be reached again (${last.message})`,
     { cause: broken },
   )
-}
-
-async function pause(waitMs: number, migrationFailed: FirstError): Promise<void> {
-  const { promise, resolve } = deferred()
-  const timer = setTimeout(resolve, waitMs)
-  try {
-    await migrationFailed.unless(promise)
-  } finally {
-    clearTimeout(timer)
-  }
 }

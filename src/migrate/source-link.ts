@@ -9,7 +9,7 @@ import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import type { NativeEndpoint, NativeSendGroup } from '../kit/native.ts'
 import type { EngineChoice } from '../schedule/engine-choice.ts'
 import type { BandwidthGate } from '../schedule/rate-limiter.ts'
-import { openChannels, reportOf } from './channel-setup.ts'
+import { openChannels, paceChannel, reportOf } from './channel-setup.ts'
 import type { FlushControl } from './flush-control.ts'
 import { OutgoingWire } from './outgoing-wire.ts'
 import { PieceChannels } from './piece-channels.ts'
@@ -143,6 +143,12 @@ export class SourceLink {
   /** Everything was said: an orderly end of each connection. */
   async close(): Promise<void> {
     await Promise.all([this.#wire?.close(), ...this.#channels.map((channel) => channel.close())])
+  }
+
+  /** The limit of the migration has changed. */
+  paceChannels(): void {
+    const { bytesPerSecond } = this.#parts.limiter
+    for (const channel of this.#channels) paceChannel(channel, bytesPerSecond)
   }
 
   /** Tells the destination, if it can still be told, that there will be no other connection. */

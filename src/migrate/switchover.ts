@@ -5,6 +5,7 @@
 //   stop ─► save devices ─► collect ─► last round ─► devices ─► ready ─► commit ─► taken
 
 import { deferred } from '../kit/deferred.ts'
+import type { BandwidthAccount } from '../schedule/bandwidth-accounts.ts'
 import { type SavedState, saveDevices } from './device-saver.ts'
 import { SourceOwnership } from './ownership.ts'
 import { handOverUnconfirmed } from './ownership-advice.ts'
@@ -19,6 +20,8 @@ import { callVmm } from './vmm.ts'
 export interface SwitchoverParts {
   settings: SourceSettings
   status: StatusMachine
+  /** The devices' share of the limit after the stop. */
+  account: BandwidthAccount
   /** Everything on the wire so far. */
   transferredBytes: () => number
   /** The guest is about to be given up: whoever may still cancel must not any more. */
@@ -63,7 +66,8 @@ export class Switchover {
     await this.#stop(link)
     const saved = await this.#save(link)
     await this.#lastRound(link, rounds)
-    await link.first.unless(link.wire.devicesAndEof(saved))
+    await link.first.unless(link.wire.devices(saved, (bytes) => this.#allowed(link, bytes)))
+    await link.first.unless(link.wire.eof(saved))
     await link.first.unless(link.wire.ready)
     this.#took('loadMs')
     await this.#handOver(link)
@@ -99,11 +103,25 @@ export class Switchover {
   /** Before the last collect: saving a device may write guest memory. */
   async #save(link: SourceLink): Promise<SavedState[]> {
     const { devices } = this.#parts.settings
-    const saving = saveDevices(devices, (piece) => link.pieces.submit(piece))
+    const saving = saveDevices(devices, async (piece) => {
+      await this.#allowed(link, piece.data.length)
+      await link.pieces.submit(piece)
+    })
     const saved = await link.watchdog.during(saving)
     if (link.first.error !== undefined) throw link.first.error
     this.#took('saveMs')
     return saved
+  }
+
+  /** The limit holds for devices after the stop, too, as the prediction of the stop had it. */
+  async #allowed(link: SourceLink, bytes: number): Promise<void> {
+    const { account } = this.#parts
+    for (;;) {
+      const waitMs = account.waitMs(performance.now())
+      if (waitMs === 0) break
+      await link.watchdog.during(link.first.sleep(waitMs))
+    }
+    account.charge(bytes, performance.now())
   }
 
   /** Nobody writes guest memory any more: what was written since the round began joins it. */

@@ -58,6 +58,17 @@ export class FirstError {
     }
   }
 
+  /** Resolves after so many milliseconds, unless something fails before. */
+  async sleep(waitMs: number): Promise<void> {
+    const { promise, resolve } = deferred()
+    const timer = setTimeout(resolve, waitMs)
+    try {
+      await this.unless(promise)
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
   /** Ties the caller's signal to this; returns what detaches it. */
   follow(signal: AbortSignal | undefined): () => void {
     if (signal === undefined) return () => {}
