@@ -12,8 +12,6 @@ import type { Decision, DecisionCause, DecisionKind, Outlook, RoundBegun } from 
 import { BandwidthEstimate, predictDowntimeMs } from './downtime.ts'
 import { RemainingTrend } from './remaining-trend.ts'
 
-export { BandwidthEstimate, predictDowntimeMs } from './downtime.ts'
-
 /** A further round, although the limit is met, must save this share of the stop, ... */
 const CLEAR_SAVING = 0.2
 /** ... and this much; below it is noise of timers and threads. */

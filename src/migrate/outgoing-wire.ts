@@ -1,9 +1,7 @@
-// The source's half of the conversation on the main channel: what is written, in order, and what
-// the return path answers. It decides nothing; it knows wire and socket, not rounds.
+// The source's half of the conversation on the main channel: what is written, in order. It decides
+// nothing; it knows wire and socket, not rounds. What comes back is read by destination-answers.ts.
 
 import type { MainChannelListener, MainStream } from '../channel/main-channel.ts'
-import { type Deferred, deferred } from '../kit/deferred.ts'
-import { MultifdError } from '../kit/errors.ts'
 import type { NativeCompression } from '../kit/native.ts'
 import { concatBytes } from '../wire/bytes.ts'
 import { encodeConfiguration, encodeHeader } from '../wire/configuration.ts'
@@ -32,8 +30,8 @@ import {
   encodeMemSizeWord,
   type RamBlockEntry,
 } from '../wire/ram-words.ts'
-import { type ReturnPathEvent, ReturnPathReader } from '../wire/return-path.ts'
 import { buildVmdescription } from '../wire/vmdescription.ts'
+import { type DestinationAnswers, KEEP_ALIVE } from './destination-answers.ts'
 import type { SavedState } from './device-saver.ts'
 import type { NamedHandler } from './named-handler.ts'
 
@@ -43,68 +41,29 @@ const RAM_SECTION_ID = 1
 /** The sync point that every channel's SYNC belongs to, and the end of the section's words. */
 const FLUSH_AND_EOS = concatBytes(encodeFlushWord(), encodeEosWord())
 
-/** The value of a PING that only says that we are still there. */
-const KEEP_ALIVE = 0xffff_ffff
-
-/** What a destination that takes a migration up again has. */
-export interface ResumeAnswer {
-  /** Rounds whose sync it collected, all of its connections together. */
-  collectedRounds: number
-  /** Per RAM block, in our order, the pages that came since: one bit per page, little-endian. */
-  received: Uint8Array[]
-}
-
-export interface OutgoingWireOptions {
-  /** Hears of everything that goes wrong. */
-  fail: (error: MultifdError) => void
-  /** The guest's RAM: what the answer to a resumed connection is about. */
-  blocks: readonly { idstr: string; pageCount: number }[]
-  /** Another connection carried this migration before. */
-  resuming: boolean
-}
-
 export class OutgoingWire {
-  #main!: MainStream
-  readonly #options: OutgoingWireOptions
-  readonly #reader: ReturnPathReader
+  /** What the destination says. */
+  readonly answers: DestinationAnswers
+  readonly #main: MainStream
   readonly #sectionIds = new Map<NamedHandler, number>()
-  readonly #ready: Deferred<void> = deferred()
-  readonly #taken: Deferred<void> = deferred()
-  readonly #switchoverAck: Deferred<void> = deferred()
-  readonly #resumeAnswer: Deferred<ResumeAnswer> = deferred()
-  /** Of the answer: what came so far. */
-  readonly #received = new Map<string, Uint8Array>()
-  #collectedRounds: number | undefined
-  /** Somebody waits for the PONG of this round, or a later one. */
-  #awaited: { round: number; answered: Deferred<void> } | undefined
-  #switchoverAcked = false
-  /** The PINGs that have no answer yet, oldest first. */
-  readonly #pings: { round: number; sentMs: number }[] = []
-  #roundTripMs = Number.POSITIVE_INFINITY
-  #lastPong = -1
-  #refused = false
   #eofSent = false
-  #readySeen = false
-  #committed = false
-  #over = false
 
-  private constructor(options: OutgoingWireOptions) {
-    this.#options = options
-    this.#reader = new ReturnPathReader({ resumeBlocks: options.blocks })
+  private constructor(main: MainStream, answers: DestinationAnswers) {
+    this.#main = main
+    this.answers = answers
   }
 
   /** Opens the main channel. */
   static async open(
     connect: (listener: MainChannelListener) => Promise<MainStream>,
-    options: OutgoingWireOptions,
+    answers: DestinationAnswers,
   ): Promise<OutgoingWire> {
-    const wire = new OutgoingWire(options)
-    wire.#main = await connect({
-      data: (bytes) => wire.#read(bytes),
-      ended: () => wire.#peerEnded(),
-      failed: options.fail,
+    const main = await connect({
+      data: (bytes) => answers.received(bytes),
+      ended: () => answers.ended(),
+      failed: (error) => answers.fail(error),
     })
-    return wire
+    return new OutgoingWire(main, answers)
   }
 
   /** Who we are, how many channels follow, what is in them, and the opened return path. */
@@ -115,7 +74,7 @@ export class OutgoingWire {
     resumeToken: string | undefined
   }): Promise<void> {
     const { channels, compression, uuid, resumeToken } = options
-    const { resuming } = this.#options
+    const { resuming } = this.answers
     const resume = resumeToken === undefined ? {} : { resume: resumeToken, resuming }
     const own = { channels, commit: true, compression, switchoverAck: true, ...resume }
     await this.#main.write(
@@ -185,22 +144,14 @@ export class OutgoingWire {
       whole.map(({ device, state }) => ({ ...naming(device), payloadBytes: state.length })),
     )
     this.#eofSent = true
+    this.answers.expectReady()
     await this.#main.write(concatBytes(encodeEof(), encodeVmdescription(description)))
   }
 
   /** Gives the guest up. Nothing may resume it here from this call on. */
   async commit(): Promise<void> {
-    this.#committed = true
+    this.answers.expectTaken()
     await this.#main.write(encodeCommit())
-  }
-
-  /** Resolves when the destination has loaded everything: SHUT(0), "ready". */
-  get ready(): Promise<void> {
-    return this.#ready.promise
-  }
-  /** Resolves when the destination has taken the guest over: SHUT(0) once more. */
-  get taken(): Promise<void> {
-    return this.#taken.promise
   }
 
   /** Says that we are still there while nothing else is sent; nothing behind EOF. */
@@ -213,48 +164,12 @@ export class OutgoingWire {
     await this.#main.write(encodeCancel())
   }
 
-  /**
-   * Resolves when the destination has collected the sync of this round (counted from 1; 0: its
-   * memory is empty and its channels are there).
-   */
-  async acknowledged(round: number): Promise<void> {
-    const collectedBefore = this.#options.resuming ? (this.#collectedRounds ?? -1) : -1
-    if (Math.max(this.#lastPong, collectedBefore) >= round) return
-    this.#awaited = { round, answered: deferred() }
-    await this.#awaited.answered.promise
-  }
-
-  /** What a destination that can resume says before anything else. */
-  get resumeAnswer(): Promise<ResumeAnswer> {
-    return this.#resumeAnswer.promise
-  }
-  /** The destination keeps what it has when the connection breaks, and waits for the next one. */
-  get peerResumes(): boolean {
-    return this.#collectedRounds !== undefined && !this.#refused
-  }
-  /** Resolves when the destination's devices could take the switchover. */
-  get switchoverAcked(): boolean {
-    return this.#switchoverAcked
-  }
-  get switchoverAck(): Promise<void> {
-    return this.#switchoverAck.promise
-  }
-
   get writtenBytes(): number {
     return this.#main.writtenBytes
   }
   get readBytes(): number {
     return this.#main.readBytes
   }
-  /**
-   * The shortest time from a PING to its PONG, milliseconds; 0 until there is one. The shortest, as
-   * an answer may wait for the destination's own work: the first for its memory to be emptied,
-   * those of rounds for the pages before them.
-   */
-  get roundTripMs(): number {
-    return Number.isFinite(this.#roundTripMs) ? this.#roundTripMs : 0
-  }
-
   async close(): Promise<void> {
     await this.#main.close()
   }
@@ -262,98 +177,8 @@ export class OutgoingWire {
     this.#main.destroy()
   }
 
-  #read(bytes: Uint8Array): void {
-    const { events, error } = this.#reader.push(bytes)
-    for (const event of events) this.#answered(event)
-    if (error !== undefined) this.#options.fail(error)
-  }
-
-  #peerEnded(): void {
-    const end = this.#reader.end()
-    if (this.#over && end.ok) return
-    this.#options.fail(
-      end.ok
-        ? new MultifdError(
-            'ERR_MULTIFD_PEER_CLOSED',
-            'the destination closed the main channel before it took the guest over: look for the ' +
-              'reason there',
-          )
-        : end.error,
-    )
-  }
-
-  #answered(event: ReturnPathEvent): void {
-    switch (event.kind) {
-      case 'pong':
-        this.#ponged(event.value)
-        return
-      case 'shut':
-        this.#shut(event.status)
-        return
-      case 'switchover-ack':
-        this.#switchoverAcked = true
-        this.#switchoverAck.resolve()
-        return
-      case 'resume-ack':
-        this.#collectedRounds = event.rounds
-        break
-      case 'recv-bitmap':
-        this.#received.set(event.idstr, event.bitmap)
-    }
-    this.#answerResume()
-  }
-
-  /** Once it is complete: the rounds, and towards a resumed connection a bitmap for each block. */
-  #answerResume(): void {
-    const collectedRounds = this.#collectedRounds
-    if (collectedRounds === undefined) return
-    const blocks = this.#options.resuming ? this.#options.blocks : []
-    const received = blocks.map(({ idstr }) => this.#received.get(idstr))
-    if (!received.every((bitmap) => bitmap !== undefined)) return
-    this.#resumeAnswer.resolve({ collectedRounds, received })
-  }
-
-  /** PINGs carry numbers of rounds, and are answered in order, once the sync was collected. */
-  #ponged(value: number): void {
-    const ping = this.#pings.shift()
-    if (value !== ping?.round) {
-      this.#refuse(`PONG ${value} came, expected ${ping?.round ?? this.#lastPong + 1}`)
-      return
-    }
-    this.#roundTripMs = Math.min(this.#roundTripMs, performance.now() - ping.sentMs)
-    if (value === KEEP_ALIVE) return
-    this.#lastPong = value
-    if (this.#awaited !== undefined && value >= this.#awaited.round)
-      this.#awaited.answered.resolve()
-  }
-
-  #shut(status: number): void {
-    if (status !== 0) {
-      this.#refused = true
-      this.#options.fail(
-        new MultifdError(
-          'ERR_MULTIFD_PEER_CLOSED',
-          `the destination reported that the migration failed there (SHUT ${status}): look for the ` +
-            'reason there',
-        ),
-      )
-    } else if (this.#committed && !this.#over) {
-      this.#over = true
-      this.#taken.resolve()
-    } else if (!this.#readySeen && this.#eofSent && this.#pings.length === 0) {
-      this.#readySeen = true
-      this.#ready.resolve()
-    } else {
-      this.#refuse('the destination says that it is ready before it can have everything')
-    }
-  }
-
-  #refuse(problem: string): void {
-    this.#options.fail(new MultifdError('ERR_MULTIFD_PROTOCOL', `return path: ${problem}`))
-  }
-
   #ping(round: number): Uint8Array {
-    this.#pings.push({ round, sentMs: performance.now() })
+    this.answers.expectPong(round)
     return encodePing(round)
   }
 

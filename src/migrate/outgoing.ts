@@ -159,7 +159,7 @@ export class Outgoing {
       await rounds.endPart(this.#link)
       // A small round 0 fits the socket buffers: the guest must not stop for a destination that is
       // still emptying its memory.
-      await this.#link.first.unless(this.#link.wire.acknowledged(0))
+      await this.#link.first.unless(this.#link.wire.answers.acknowledged(0))
       if (this.#paused !== undefined) await this.#link.first.unless(this.#paused.promise)
       await rounds.begin(this.#link)
     }
@@ -178,9 +178,9 @@ export class Outgoing {
       devicePendingBytes: pending.iterableBytes,
       stopOnlyDeviceBytes: pending.stopOnlyBytes,
       loadTimeMs: settings.devices.reduce((sum, { loadTimeMs }) => sum + loadTimeMs, 0),
-      roundTripMs: wire.roundTripMs,
+      roundTripMs: wire.answers.roundTripMs,
       nowMs: performance.now(),
-      switchoverAcked: wire.switchoverAcked,
+      switchoverAcked: wire.answers.switchoverAcked,
       maxBandwidthBytesPerSecond: rounds.bytesPerSecondMax,
     })
     this.#decision = decision
@@ -196,7 +196,7 @@ export class Outgoing {
   async #awaitAck(): Promise<void> {
     if (this.#decision?.cause !== 'awaiting-ack') return
     const { first, wire } = this.#link
-    await Promise.race([wire.switchoverAck, first.sleep(ACK_ROUND_MS)])
+    await Promise.race([wire.answers.switchoverAck, first.sleep(ACK_ROUND_MS)])
   }
 
   async #throttle(percent: number): Promise<void> {
@@ -217,7 +217,10 @@ export class Outgoing {
       migrationFailed: first,
       open: () => openLink(true),
     })
-    await rounds.giveBack(this.#link, await this.#link.first.unless(this.#link.wire.resumeAnswer))
+    await rounds.giveBack(
+      this.#link,
+      await this.#link.first.unless(this.#link.wire.answers.resumeAnswer),
+    )
     await this.#begin()
     if (this.#paused !== undefined) this.#link.sender.pause()
     status.enter('active')

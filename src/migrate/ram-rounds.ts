@@ -11,7 +11,7 @@ import { checked, type NativeError } from '../kit/native.ts'
 import { trace } from '../kit/trace.ts'
 import type { RateLimiter } from '../schedule/rate-limiter.ts'
 import { type Extent, extentsOf, extentTargetBytes } from '../schedule/round-plan.ts'
-import type { ResumeAnswer } from './outgoing-wire.ts'
+import type { ResumeAnswer } from './destination-answers.ts'
 import type { SourceLink } from './source-link.ts'
 import type { SourceSettings } from './source-options.ts'
 
@@ -78,7 +78,7 @@ export class RamRounds {
   /** Collects what is dirty: the next round. */
   async begin(link: SourceLink): Promise<void> {
     // Two rounds can be given back, no more: the one before the last must have been acknowledged.
-    await link.first.unless(link.wire.acknowledged(this.#number - 1))
+    await link.first.unless(link.wire.answers.acknowledged(this.#number - 1))
     const beforeMs = this.#beganMs
     this.#dirtyPages = await this.#own(link, this.#tracker.ram.beginRound())
     this.#number += 1

@@ -22,7 +22,7 @@ export function isBreak({ code }: MultifdError): boolean {
 
 /** Whether `error` is what the connection failed with, and the peer would take another one. */
 export function mayReconnect(link: SourceLink, error: MultifdError): boolean {
-  return link.first.error === error && isBreak(error) && link.wire.peerResumes
+  return link.first.error === error && isBreak(error) && link.wire.answers.peerResumes
 }
 
 /**

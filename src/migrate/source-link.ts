@@ -10,6 +10,7 @@ import type { NativeEndpoint, NativeSendGroup } from '../kit/native.ts'
 import type { EngineChoice } from '../schedule/engine-choice.ts'
 import type { BandwidthGate } from '../schedule/rate-limiter.ts'
 import { openChannels, paceChannel, reportOf } from './channel-setup.ts'
+import { type BlockPages, DestinationAnswers } from './destination-answers.ts'
 import type { FlushControl } from './flush-control.ts'
 import { OutgoingWire } from './outgoing-wire.ts'
 import { PieceChannels } from './piece-channels.ts'
@@ -113,7 +114,7 @@ export class SourceLink {
     const to = { timeoutMs: settings.connectTimeoutMs, signal: this.#aborted.signal }
     const connecting = OutgoingWire.open(
       (listener) => MainChannel.connect(endpoint, to, listener),
-      { fail, blocks: pagesOf(settings.memory), resuming },
+      new DestinationAnswers({ fail, blocks: pagesOf(settings.memory), resuming }),
     ).then((connected) => {
       this.#wire = connected
     })
@@ -180,6 +181,6 @@ function there<T>(part: T | undefined): T {
   return part
 }
 
-function pagesOf({ blocks }: GuestMemory): { idstr: string; pageCount: number }[] {
+function pagesOf({ blocks }: GuestMemory): BlockPages[] {
   return blocks.map(({ idstr, usedLength }) => ({ idstr, pageCount: usedLength / PAGE_SIZE_BYTES }))
 }

@@ -68,7 +68,7 @@ export class Switchover {
     await this.#lastRound(link, rounds)
     await link.first.unless(link.wire.devices(saved, (bytes) => this.#allowed(link, bytes)))
     await link.first.unless(link.wire.eof(saved))
-    await link.first.unless(link.wire.ready)
+    await link.first.unless(link.wire.answers.ready)
     this.#took('loadMs')
     await this.#handOver(link)
   }
@@ -141,7 +141,7 @@ export class Switchover {
     this.ownership.handOver()
     try {
       await link.first.unless(link.wire.commit())
-      await link.first.unless(link.wire.taken)
+      await link.first.unless(link.wire.answers.taken)
     } catch (cause) {
       this.ownership.ended('broken')
       status.enter('unknown')
