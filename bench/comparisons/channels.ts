@@ -29,7 +29,7 @@ const FIELD = {
 export const channels: Comparison<Omit<TurnOptions, 'channels'>> = {
   name: 'channels',
   question: 'do more channels make a migration faster, and do too many slow it down?',
-  minutes: 5,
+  minutes: 3,
   declare: (command: Command) => declareSizes(command, '2GiB'),
   run,
 }

@@ -30,7 +30,7 @@ type Method = (typeof METHODS)[number]
 export const compression: Comparison<TurnOptions> = {
   name: 'compression',
   question: 'what does compression save on the wire, and what does it cost?',
-  minutes: 6,
+  minutes: 8,
   declare: (command: Command) => declareTurns(command, '256MiB'),
   run,
 }

@@ -37,7 +37,7 @@ export interface DirtyRateOptions extends TurnOptions {
 export const dirtyRate: Comparison<DirtyRateOptions> = {
   name: 'dirty-rate',
   question: 'what does a guest that writes cost in rounds, in time and in downtime?',
-  minutes: 4,
+  minutes: 2,
   declare: (command: Command) =>
     declareTurns(command, '1GiB').addOption(
       numberOption('--downtime-limit <ms>', 'of all', { min: 1, max: 2_000_000 }).default(20),

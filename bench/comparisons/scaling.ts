@@ -47,7 +47,7 @@ export type ScalingOptions = Omit<TurnOptions, 'memory' | 'channels'>
 export const scaling: Comparison<ScalingOptions> = {
   name: 'scaling',
   question: 'does a round cost what is dirty, and a move what is there, up to 1 TiB?',
-  minutes: 5,
+  minutes: 2,
   declare: declarePairs,
   run,
 }

@@ -26,7 +26,7 @@ const MB = 1e6
 const MIB = 2 ** 20
 const DIRTY_BYTES_PER_SECOND = 200 * MB
 /** Makes QEMU's guest about as fast, where TCG has a core of its own; what it was is reported. */
-const QEMU_IDLE_TURNS = 2000
+const QEMU_IDLE_TURNS = 600
 /** Of QEMU's guest: below lies what the BIOS has, and above, too. */
 const WINDOW_START = MIB
 const BESIDE_WINDOW_BYTES = 2 * MIB
@@ -39,7 +39,7 @@ type QemuRuns = Readonly<Record<OurName, readonly PairFigures[]>>
 export const singleVsMulti: Comparison<TurnOptions> = {
   name: 'single-vs-multi',
   question: 'how much faster does a guest that rewrites all its memory move over several channels?',
-  minutes: 12,
+  minutes: 7,
   declare: (command: Command) => declareTurns(command, '2GiB'),
   run,
 }

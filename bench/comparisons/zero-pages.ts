@@ -35,7 +35,7 @@ const FIELD = {
 export const zeroPages: Comparison<TurnOptions> = {
   name: 'zero-pages',
   question: 'what do zero pages cost, and are they found as fast as memory can be read?',
-  minutes: 4,
+  minutes: 3,
   declare: (command: Command) => declareTurns(command, '2GiB', 1),
   run,
 }
