@@ -26,7 +26,7 @@ const MB = 1e6
 const MIB = 2 ** 20
 const DIRTY_BYTES_PER_SECOND = 200 * MB
 /** Makes QEMU's guest about as fast, where TCG has a core of its own; what it was is reported. */
-const QEMU_IDLE_TURNS = 600
+const QEMU_IDLE_TURNS = 1200
 /** Of QEMU's guest: below lies what the BIOS has, and above, too. */
 const WINDOW_START = MIB
 const BESIDE_WINDOW_BYTES = 2 * MIB
