@@ -101,6 +101,10 @@ export class DestinationAnswers {
   get peerResumes(): boolean {
     return this.#collectedRounds !== undefined && !this.#refused
   }
+  /** As far as is known: its word on that comes before the answer to the first PING. */
+  get mayResume(): boolean {
+    return this.peerResumes || (this.#lastPong < 0 && !this.#refused)
+  }
   /** Resolves when the destination's devices could take the switchover. */
   get switchoverAcked(): boolean {
     return this.#switchoverAcked

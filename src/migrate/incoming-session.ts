@@ -168,7 +168,6 @@ export class IncomingSession {
     await broken.destroy()
     const deadlineMs = performance.now() + this.#settings.reconnectTimeoutMs
     const cancelled = broken.wire.cancelled()
-    cancelled.catch(() => {})
     const source = { broken: error, cancelled, deadlineMs, migrationFailed: first }
     for (;;) {
       const link = await this.#sourceReturn.take(source)

@@ -32,6 +32,9 @@ export class IncomingWire {
   #error: MultifdError | undefined
   #ended = false
   #arrived: Deferred<void> = deferred()
+  /** Nobody asks for events any more. */
+  #draining = false
+  readonly #cancelled: Deferred<void> = deferred()
 
   /** Takes the main channel over; `fail` hears of a connection that breaks. */
   constructor(
@@ -96,14 +99,14 @@ export class IncomingWire {
   }
 
   /**
-   * Resolves when the source gives the migration up. For a connection of which nothing else is
-   * wanted any more: what comes is read and dropped. Call it last.
+   * Resolves when the source has given the migration up, and else never. For a connection of which
+   * nothing else is wanted any more: what comes is read and dropped.
    */
   async cancelled(): Promise<void> {
-    for (;;) {
-      const event = await this.next()
-      if (event.kind === 'command' && event.command === OWN_COMMAND_CANCEL) return
-    }
+    this.#draining = true
+    this.#events = []
+    this.#main.resume()
+    await this.#cancelled.promise
   }
 
   /** Everything is loaded: the source may give its guest up. */
@@ -135,6 +138,9 @@ export class IncomingWire {
   #received(bytes: Uint8Array): void {
     const { events, error } = this.#reader.push(bytes)
     if (!this.#openingOver) this.#keepOpening(bytes)
+    // Here and not by whoever asks for events: a connection that broke is asked by nobody.
+    if (events.some(isCancel)) this.#cancelled.resolve()
+    if (this.#draining) return
     this.#events.push(...events)
     this.#error ??= error
     if (this.#events.length > 0) this.#main.pause()
@@ -162,6 +168,10 @@ export class IncomingWire {
     const end = this.#reader.end()
     return end.ok ? this.#completeEnd() : end.error
   }
+}
+
+function isCancel(event: MainStreamEvent): boolean {
+  return event.kind === 'command' && event.command === OWN_COMMAND_CANCEL
 }
 
 function handOverMissing(): MultifdError {

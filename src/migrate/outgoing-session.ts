@@ -256,13 +256,13 @@ export class OutgoingSession implements Migration {
       })
     }
     if (this.#status.over) return final
-    this.#link?.cancel()
     if (error.code === 'ERR_MULTIFD_ABORTED') {
       this.#status.enter('cancelling')
       this.#report()
     } else {
       this.#status.enter('failed')
     }
+    await this.#link?.cancel()
     return final
   }
 

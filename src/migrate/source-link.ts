@@ -152,9 +152,16 @@ export class SourceLink {
     for (const channel of this.#channels) paceChannel(channel, bytesPerSecond)
   }
 
-  /** Tells the destination, if it can still be told, that there will be no other connection. */
-  cancel(): void {
-    void this.#wire?.cancel()
+  /**
+   * Tells the destination, if it can still be told, that there will be no other connection. One that
+   * would wait for it is given a moment to read that: what it had not read is lost to it if it
+   * writes to a socket that is closed here.
+   */
+  async cancel(): Promise<void> {
+    const wire = this.#wire
+    if (wire === undefined) return
+    void wire.cancel()
+    if (wire.answers.mayResume) await wire.close()
   }
 
   /** Nothing is handed out any more, and whoever waits for a step hears of it. */

@@ -58,7 +58,7 @@ export class SourceReturn {
    */
   async take(parts: {
     broken: MultifdError
-    /** Resolves when the source says that it gave up. */
+    /** Resolves when the source says that it gave up; never where it cannot say anything. */
     cancelled: Promise<void>
     deadlineMs: number
     migrationFailed: FirstError
@@ -74,8 +74,7 @@ export class SourceReturn {
         Promise.race([
           this.#came.promise,
           late.then(givenUp('the source did not connect again (reconnectTimeoutMs)')),
-          // A main channel that is broken, too, says nothing more: then only time can tell.
-          cancelled.catch(() => new Promise(() => {})).then(givenUp('the source gave up')),
+          cancelled.then(givenUp('the source gave up')),
         ]),
       )
     } finally {
