@@ -163,6 +163,9 @@ export class Outgoing {
       if (this.#paused !== undefined) await this.#link.first.unless(this.#paused.promise)
       await rounds.begin(this.#link)
     }
+    // The guest must not stop for a destination that is behind: with pages in socket buffers, or
+    // with devices that load more slowly than they are sent.
+    await rounds.collected(this.#link)
     // A break that nobody met yet is still one that another connection mends.
     if (this.#link.first.error !== undefined) throw this.#link.first.error
   }

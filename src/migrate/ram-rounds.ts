@@ -87,6 +87,11 @@ export class RamRounds {
     this.#intervalMs = this.#beganMs - beforeMs
   }
 
+  /** Resolves when the destination has everything that was sent before the round in hand. */
+  async collected(link: SourceLink): Promise<void> {
+    await link.first.unless(link.wire.answers.acknowledged(this.#number - 1))
+  }
+
   /** After the stop: what was written since `begin` joins the round, which is the last one. */
   async extend(link: SourceLink): Promise<void> {
     this.#dirtyPages = await this.#own(link, this.#tracker.ram.extendRound())
