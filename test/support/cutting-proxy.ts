@@ -1,5 +1,6 @@
 // A network path that breaks: forwards connections to a destination in the same process, and cuts
-// all of them when told to, or after a number of bytes. New ones are forwarded as before.
+// all of them when told to, or after a number of bytes. New ones are forwarded as before. One of
+// them can be made to stand still while the others go on.
 
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
@@ -12,6 +13,7 @@ export class CuttingProxy implements AsyncDisposable {
   readonly #server: Server
   readonly #port: number
   readonly #pairs = new Set<[Socket, Socket]>()
+  #held: [Socket, Socket] | undefined
   #cutAfterBytes = Number.POSITIVE_INFINITY
   #cutHow: Cut = 'reset'
   #forwardedBytes = 0
@@ -51,6 +53,17 @@ export class CuttingProxy implements AsyncDisposable {
       else socket.destroy()
     }
     this.#pairs.clear()
+  }
+
+  /** The connection that came as the `index`th stands still towards the destination. */
+  hold(index: number): void {
+    this.#held = [...this.#pairs][index]
+    this.#held?.[0].unpipe()
+    this.#held?.[0].pause()
+  }
+  /** What was held goes on. */
+  release(): void {
+    if (this.#held !== undefined) this.#held[0].pipe(this.#held[1])
   }
 
   /** Nothing comes through any more, until `open`. */
