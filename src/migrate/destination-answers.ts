@@ -63,6 +63,11 @@ export class DestinationAnswers {
     this.#pings.push({ round, sentMs: performance.now() })
   }
 
+  /** A PING has no answer yet. */
+  get owesPong(): boolean {
+    return this.#pings.length > 0
+  }
+
   /** EOF goes out. */
   expectReady(): void {
     this.#expected = 'ready'

@@ -154,9 +154,13 @@ export class OutgoingWire {
     await this.#main.write(encodeCommit())
   }
 
-  /** Says that we are still there while nothing else is sent; nothing behind EOF. */
+  /**
+   * Says that we are still there while nothing else is sent; nothing behind EOF. One question is
+   * out at a time: a destination that answers none is silent, however many the kernel takes.
+   */
   async keepAlive(): Promise<void> {
-    if (!this.#eofSent) await this.#main.write(this.#ping(KEEP_ALIVE))
+    if (this.#eofSent || this.answers.owesPong) return
+    await this.#main.write(this.#ping(KEEP_ALIVE))
   }
 
   /** Gives the migration up: the destination need not wait for another connection. Best effort. */

@@ -153,9 +153,9 @@ export class SourceLink {
   }
 
   /**
-   * Tells the destination, if it can still be told, that there will be no other connection. One that
-   * would wait for it is given a moment to read that: what it had not read is lost to it if it
-   * writes to a socket that is closed here.
+   * Tells the destination, if it can still be told, that there will be no other connection. One
+   * that would wait for it is given a moment to read that: what it had not read is lost to it if
+   * it writes to a socket that is closed here.
    */
   async cancel(): Promise<void> {
     const wire = this.#wire
