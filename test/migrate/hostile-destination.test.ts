@@ -8,8 +8,7 @@ import { MultifdError } from '../../src/kit/errors.ts'
 import { native } from '../../src/kit/native.ts'
 import type { MigrationSourceOptions } from '../../src/migrate/source-options.ts'
 import { type Migration, MigrationSource } from '../../src/source.ts'
-import { concatBytes } from '../../src/wire/bytes.ts'
-import { MIG_CMD_OPEN_RETURN_PATH } from '../../src/wire/constants.ts'
+import { MIG_CMD_OPEN_RETURN_PATH, MIG_CMD_SWITCHOVER_START } from '../../src/wire/constants.ts'
 import type { MainStreamEvent } from '../../src/wire/main-stream-events.ts'
 import { MainStreamReader } from '../../src/wire/main-stream-reader.ts'
 import { encodePong, encodeShut, encodeSwitchoverAck } from '../../src/wire/return-path.ts'
@@ -171,13 +170,11 @@ describe('a destination that answers', () => {
     expectRunsOn(ended)
   })
 
-  it('ready before the last PONG', async () => {
-    let pings = 0
-    const early = (event: MainStreamEvent, main: Socket): void => {
-      const isPing = event.kind === 'command' && event.data.length === 4
-      if (isPing && pings++ === 0) main.write(concatBytes(encodePong(0), encodeSwitchoverAck()))
-      if (event.kind === 'vmdescription') main.write(encodeShut(0))
-    }
+  it('ready when the guest has only just stopped', async () => {
+    const early = answering((event, main) => {
+      if (event.kind !== 'command' || event.command !== MIG_CMD_SWITCHOVER_START) return
+      main.write(encodeShut(0))
+    })
     const ended = await migrateTo(early)
     expect(ended.error).toMatchObject({ code: PROTOCOL, message: expect.stringMatching(/ready/) })
     expectRunsOn(ended)

@@ -13,6 +13,8 @@ export class CuttingProxy implements AsyncDisposable {
   readonly #server: Server
   readonly #port: number
   readonly #pairs = new Set<[Socket, Socket]>()
+  /** All that are not closed yet, cut or not. */
+  readonly #sockets = new Set<Socket>()
   #held: [Socket, Socket] | undefined
   #cutAfterBytes = Number.POSITIVE_INFINITY
   #cutHow: Cut = 'reset'
@@ -77,7 +79,10 @@ export class CuttingProxy implements AsyncDisposable {
 
   /** Nobody listens there any more. */
   async [Symbol.asyncDispose](): Promise<void> {
+    const open = [...this.#sockets].filter((socket) => !socket.closed)
     this.cut()
+    for (const socket of open) socket.destroy()
+    await Promise.all(open.map((socket) => once(socket, 'close')))
     if (!this.#server.listening) return
     this.#server.close()
     await once(this.#server, 'close')
@@ -91,7 +96,15 @@ export class CuttingProxy implements AsyncDisposable {
     const to = connect({ host: '127.0.0.1', port: this.#port, allowHalfOpen: true })
     const pair: [Socket, Socket] = [from, to]
     this.#pairs.add(pair)
-    for (const socket of pair) socket.on('error', () => this.#pairs.delete(pair))
+    for (const socket of pair) {
+      this.#sockets.add(socket)
+      socket.on('close', () => this.#sockets.delete(socket))
+      // An end that is gone is gone for the other one, too.
+      socket.on('error', () => {
+        this.#pairs.delete(pair)
+        for (const each of pair) each.destroy()
+      })
+    }
     from.on('data', (bytes) => {
       this.#forwardedBytes += bytes.length
       if (this.#forwardedBytes >= this.#cutAfterBytes) this.cut(this.#cutHow)
