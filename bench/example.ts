@@ -4,11 +4,13 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { extname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
+import type { DowntimeParts } from '../src/index.ts'
 
 /** What is read of the example's verdict; the rest is passed on as it is. */
 export interface ExampleRun {
   /** Last guest instruction at the source to first at the destination, less hashing. */
   readonly downtimeMs: number
+  readonly downtimeParts: DowntimeParts
   readonly totalTimeMs: number
   readonly rounds: number
   readonly transferredBytes: number

@@ -1,6 +1,7 @@
 // How long a guest stands still: the v86 guest with its devices, from its last instruction at the
 // source to its first at the destination, and a native one that writes, as its source sees it.
 import type { Command } from 'commander'
+import type { DowntimeParts } from '../../src/index.ts'
 import type { Comparison, Findings, Setting, Table } from '../comparison.ts'
 import {
   contestantTable,
@@ -29,6 +30,16 @@ const NATIVE_BYTES_PER_SECOND = 200 * MB
 const DOWNTIME_LIMIT_MS = 10
 const V86_TARGET = { atMost: 20 }
 const NATIVE_TARGET = { atMost: 10 }
+
+/** In the order in which they pass, as they head the columns. */
+const PARTS = {
+  stopMs: 'stop',
+  saveMs: 'save',
+  collectMs: 'collect',
+  roundMs: 'round',
+  loadMs: 'load',
+  resumeMs: 'resume',
+} as const satisfies Record<keyof DowntimeParts, string>
 
 const FIELD = {
   native: {
@@ -69,8 +80,18 @@ async function run(given: Setting<TurnOptions>): Promise<Findings> {
   const findings = new Gathered({ channels })
     .add({
       results: {
-        v86: { memoryMib, downtimeMs: v86DowntimeMs.median, runs: v86 },
-        native: { memoryBytes: memory, downtimeMs: nativeDowntimeMs.median, runs: native },
+        v86: {
+          memoryMib,
+          downtimeMs: v86DowntimeMs.median,
+          downtimeParts: medianParts(v86.map(({ downtimeParts }) => downtimeParts)),
+          runs: v86,
+        },
+        native: {
+          memoryBytes: memory,
+          downtimeMs: nativeDowntimeMs.median,
+          downtimeParts: medianParts(native.map(partsOf)),
+          runs: native,
+        },
       },
       ratios: { v86DowntimeMs, nativeDowntimeMs },
       table: contestantTable(title, FIELD, { native }, [
@@ -83,16 +104,43 @@ async function run(given: Setting<TurnOptions>): Promise<Findings> {
         verdict('v86DowntimeMs', v86DowntimeMs, V86_TARGET),
         verdict('nativeDowntimeMs', nativeDowntimeMs, NATIVE_TARGET),
         'Both are milliseconds, no ratios. v86: from the last guest instruction to the first, less the ' +
-          "hashing of the stopped guest; native: from the stop to the destination's last word.",
+          "hashing of the stopped guest; native: from when it had stopped to the destination's last word.",
+        'Parts: stop, by the VMM; save, of devices; collect, of what was written since the last round ' +
+          'began; round, the last one; load, devices sent, loaded, and said to be; resume, commit and ' +
+          "answer. All but the stop add up to the native guest's downtime.",
         `Both stop when that takes no longer than ${DOWNTIME_LIMIT_MS} ms by what was measured so far.`,
       ],
       runs: { native },
     })
     .findings(options)
-  return { ...findings, tables: [v86Table(memoryMib, v86), ...findings.tables] }
+  const parts = partsTable({
+    v86: v86.map(({ downtimeParts }) => downtimeParts),
+    native: native.map(partsOf),
+  })
+  return { ...findings, tables: [v86Table(memoryMib, v86), ...findings.tables, parts] }
 }
 
 const downtimeMsOf = ({ source }: MigrationRun) => source.migration.downtimeMs
+const partsOf = ({ source }: MigrationRun) => source.migration.downtimeParts
+
+const PART_NAMES = Object.keys(PARTS) as (keyof DowntimeParts)[]
+
+/** Each part's own median: together they are about the median of the whole. */
+function medianParts(runs: readonly DowntimeParts[]): DowntimeParts {
+  const parts = PART_NAMES.map((name) => [name, median(runs.map((run) => run[name]))])
+  return Object.fromEntries(parts) as DowntimeParts
+}
+
+function partsTable(guests: Record<string, readonly DowntimeParts[]>): Table {
+  return {
+    title: 'What the downtime consists of at the source, ms, medians',
+    columns: ['', ...Object.values(PARTS)],
+    rows: Object.entries(guests).map(([name, runs]) => {
+      const parts = medianParts(runs)
+      return [name, ...PART_NAMES.map((part) => parts[part].toFixed(1))]
+    }),
+  }
+}
 
 function v86Table(memoryMib: number, runs: readonly ExampleRun[]): Table {
   const middle = (of: (run: ExampleRun) => number, digits: number) =>

@@ -1,6 +1,6 @@
 // The end of the example: turns what both sides measured into the verdict, as one JSON object and
 // as a few lines to read. It measures nothing.
-import type { MigrationResult } from '../../src/index.ts'
+import type { DowntimeParts, MigrationResult } from '../../src/index.ts'
 import { mega, paint } from './display.ts'
 import type { Move } from './source.ts'
 
@@ -16,6 +16,8 @@ export type Verdict = {
    * one monotonic clock.
    */
   readonly downtimeMs: number
+  /** What the library says that it consists of, less the same hashing. */
+  readonly downtimeParts: DowntimeParts
   /** Hashing the stopped guest's RAM at both sides. */
   readonly verifyMs: number
   readonly sourceVerifyMs: number
@@ -60,6 +62,7 @@ export function judge(move: Move): Verdict {
     transferredBytes: result.transferredBytes,
     totalTimeMs: result.totalTimeMs - arrived.verifyMs,
     downtimeMs: move.downtimeMs,
+    downtimeParts: withoutHashing(move),
     verifyMs: move.sourceVerifyMs + arrived.verifyMs,
     sourceVerifyMs: move.sourceVerifyMs,
     destinationVerifyMs: arrived.verifyMs,
@@ -83,6 +86,11 @@ export function judge(move: Move): Verdict {
     sourceCpuSecondsPerGb: sourceCpuSeconds / gigabytes,
     destinationCpuSecondsPerGb: arrived.channelCpuSeconds / gigabytes,
   }
+}
+
+/** The destination hashes while it loads its devices. */
+function withoutHashing({ result: { downtimeParts }, arrived }: Move): DowntimeParts {
+  return { ...downtimeParts, loadMs: downtimeParts.loadMs - arrived.verifyMs }
 }
 
 /**
@@ -124,6 +132,7 @@ export function verdictText(verdict: Verdict, colour: boolean): string {
       'downtime',
       `${ms(verdict.downtimeMs)} ms, without hashing (source ${ms(verdict.sourceVerifyMs)} ms, destination ${ms(verdict.destinationVerifyMs)} ms)`,
     ],
+    ['of which', partsText(verdict.downtimeParts)],
     ['RAM identical', verdict.ramIdentical ? 'yes' : 'NO'],
     [
       'guest errors',
@@ -135,6 +144,19 @@ export function verdictText(verdict: Verdict, colour: boolean): string {
     ],
   ]
   return [painted, ...rows.map(([name, text]) => `  ${name.padEnd(14)} ${text}`)].join('\n')
+}
+
+/** As the source sees it, so the parts and the downtime differ by how both ends are told. */
+function partsText(parts: DowntimeParts): string {
+  const words: readonly [keyof DowntimeParts, string][] = [
+    ['stopMs', 'stopping the guest'],
+    ['saveMs', 'saving devices'],
+    ['collectMs', 'last collect'],
+    ['roundMs', 'last round'],
+    ['loadMs', 'loading devices'],
+    ['resumeMs', 'handing over'],
+  ]
+  return words.map(([name, word]) => `${word} ${parts[name].toFixed(1)} ms`).join(', ')
 }
 
 /** Nothing where nothing was compressed. */

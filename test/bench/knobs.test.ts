@@ -79,6 +79,12 @@ describe('knobs', () => {
     expectRatio(ratios.nativeDowntimeMs, 1)
     expect(results.v86.downtimeMs).toBe(ratios.v86DowntimeMs.median)
     expect(results.v86.runs[0].ramIdentical).toBe(true)
+    const { stopMs, ...afterStop } = results.native.downtimeParts
+    expect(stopMs).toBeGreaterThan(0)
+    expect(Object.keys(afterStop)).toEqual(['saveMs', 'collectMs', 'roundMs', 'loadMs', 'resumeMs'])
+    const sumMs = Object.values<number>(afterStop).reduce((sum, ms) => sum + ms, 0)
+    expect(sumMs).toBeLessThanOrEqual(results.native.downtimeMs)
+    expect(results.v86.downtimeParts.loadMs).toBeGreaterThan(0)
     expect(results.native.runs[0].source.written.bytesPerSecond).toBeGreaterThan(0)
   })
 })

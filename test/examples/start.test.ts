@@ -110,6 +110,9 @@ describe('moving the guest', () => {
       expect(verdict[name], name).toBeGreaterThan(0)
     }
     expect(verdict.downtimeMs).toBeLessThan(verdict.totalTimeMs)
+    const partMs = Object.values(verdict.downtimeParts)
+    expect(Math.min(...partMs)).toBeGreaterThan(0)
+    expect(partMs.reduce((sum, ms) => sum + ms)).toBeLessThan(verdict.totalTimeMs)
   })
 
   test('a guest that writes flat out moves, over one channel', async () => {
