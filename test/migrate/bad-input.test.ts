@@ -45,15 +45,6 @@ describe('a packet is refused', () => {
     ['with unknown flags', UNSUPPORTED, own.patched(header, [8, 0x100]), /flags 0x100, expected/],
     ['with compressed pages', UNSUPPORTED, own.patched(header, [8, 2]), /flags 0x2, .*compression/],
     [
-      'of a device state',
-      UNSUPPORTED,
-      concatBytes(
-        encodeDevicePacketHeader({ idstr: 'vga', instanceId: 2, nextPacketSize: 1 }),
-        Uint8Array.of(0),
-      ),
-      /"vga" \(instance 2\) .*switch device state over multifd off/,
-    ],
-    [
       'with room for too many pages',
       PROTOCOL,
       own.patched(header, [12, 129]),
@@ -86,6 +77,14 @@ describe('a packet is refused', () => {
       /offset 0x10000/,
     ],
   ]
+  it('of the state of a device that is not here', async () => {
+    const header = encodeDevicePacketHeader({ idstr: 'vga', instanceId: 2, nextPacketSize: 1 })
+    const packet = concatBytes(header, Uint8Array.of(0))
+    const outcome = await sends([own.ramStart()], [own.sync(), packet])
+    expectRefusal(outcome, PROTOCOL, /device "vga" \(instance 2\), which .* does not have/)
+    guest.expectNothingLoaded()
+  })
+
   it.each(packets)('%s', async (_name, code, packet, sentence) => {
     const outcome = await sends([own.ramStart()], [own.sync(), packet])
     expectRefusal(outcome, code, /multifd channel 0/, sentence)
