@@ -3,6 +3,7 @@
 
 import { once } from 'node:events'
 import { connect, Socket } from 'node:net'
+import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
 import type { NativeConnection, NativeEndpoint } from '../kit/native.ts'
 import { formatUri } from './uri.ts'
@@ -31,12 +32,17 @@ export class MainChannel {
   #destroyed = false
   /** The end of the peer's stream was read, and it is not known yet what kind of end it was. */
   #inDoubt = false
+  /** Resolves when the kernel took what is queued; undefined: nobody waits for that. */
+  #drained: Deferred<void> | undefined
 
   private constructor(socket: Socket, listener: MainChannelListener) {
     this.#socket = socket
     socket.setNoDelay(true)
     socket.on('data', (bytes: Uint8Array) => listener.data(bytes))
     socket.on('end', () => this.#peerEnded(listener))
+    socket.on('drain', () => this.#nobodyWaits())
+    // A broken connection is reported to the listener; no drain comes any more.
+    socket.on('close', () => this.#nobodyWaits())
     socket.on('error', (cause: NodeJS.ErrnoException) => {
       if (this.#destroyed) return
       // A TCP connection that had ended in order says EPIPE, whatever came after that end. A UNIX
@@ -78,10 +84,9 @@ export class MainChannel {
 
   /** Queues the bytes; resolves when the kernel took what was queued, if that was much. */
   async write(bytes: Uint8Array): Promise<void> {
-    if (this.#socket.write(bytes) || this.#destroyed) return
-    // A broken connection is reported to the listener; nobody may wait for a drain that never
-    // comes.
-    await Promise.race([once(this.#socket, 'drain'), once(this.#socket, 'close')]).catch(() => {})
+    if (this.#socket.write(bytes) || this.#socket.destroyed) return
+    this.#drained ??= deferred()
+    await this.#drained.promise
   }
 
   /** Bytes the kernel took, and bytes it gave. */
@@ -133,6 +138,11 @@ export class MainChannel {
       this.#inDoubt = false
       if (!this.#destroyed) listener.ended()
     })
+  }
+
+  #nobodyWaits(): void {
+    this.#drained?.resolve()
+    this.#drained = undefined
   }
 
   /** Closes at once. */
