@@ -46,6 +46,7 @@ export class OutgoingWire {
   readonly answers: DestinationAnswers
   readonly #main: MainStream
   readonly #sectionIds = new Map<NamedHandler, number>()
+  #keepAliveBytes = 0
   #eofSent = false
 
   private constructor(main: MainStream, answers: DestinationAnswers) {
@@ -160,7 +161,9 @@ export class OutgoingWire {
    */
   async keepAlive(): Promise<void> {
     if (this.#eofSent || this.answers.owesPong) return
-    await this.#main.write(this.#ping(KEEP_ALIVE))
+    const ping = this.#ping(KEEP_ALIVE)
+    this.#keepAliveBytes += ping.length
+    await this.#main.write(ping)
   }
 
   /** Gives the migration up: the destination need not wait for another connection. Best effort. */
@@ -170,6 +173,10 @@ export class OutgoingWire {
 
   get writtenBytes(): number {
     return this.#main.writtenBytes
+  }
+  /** Of these, at least so many are more than that we are still there. */
+  get saidBytes(): number {
+    return this.writtenBytes - this.#keepAliveBytes
   }
   get readBytes(): number {
     return this.#main.readBytes

@@ -173,8 +173,8 @@ export class Outgoing {
   /** Whether the round that was begun is one more; false: it is the last one. */
   async #decideOnRound(): Promise<boolean> {
     const { convergence, decided, passes, rounds, settings } = this.#parts
-    const { first, wire, watchdog } = this.#link
-    const pending = await first.unless(watchdog.during(passes.pendingExact()))
+    const { first, wire } = this.#link
+    const pending = await first.unless(passes.pendingExact())
     const decision = convergence.roundBegun({
       dirtyBytes: rounds.dirtyBytes,
       intervalMs: rounds.intervalMs,

@@ -32,6 +32,11 @@ export class PieceChannels {
     this.#held = channels.map(() => [])
   }
 
+  /** A piece is on its way. */
+  get sending(): boolean {
+    return this.#held.some((held) => held.length > 0)
+  }
+
   /** Resolves when a channel has sent it; rejects if the migration failed first. */
   async submit(piece: OutgoingPiece): Promise<void> {
     if (this.#error !== undefined) throw this.#error

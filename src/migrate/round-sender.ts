@@ -45,6 +45,11 @@ export class RoundSender {
     return this.#scheduler.remainingPages
   }
 
+  /** A round is on its way. */
+  get sending(): boolean {
+    return ['sending', 'syncing'].includes(this.#scheduler.roundState)
+  }
+
   /** Only the bandwidth limit, or a pause, holds the round back. */
   get waitsForLimiter(): boolean {
     return this.#timer !== undefined || this.#paused

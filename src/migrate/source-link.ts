@@ -50,6 +50,8 @@ export class SourceLink {
   #sender: RoundSender | undefined
   #pieces: PieceChannels | undefined
   #keepAlive: NodeJS.Timeout | undefined
+  #saidBytes = 0
+  #heardBytes = 0
 
   constructor(parts: SourceLinkParts) {
     this.#parts = parts
@@ -60,11 +62,7 @@ export class SourceLink {
     })
     this.watchdog = new Watchdog({
       timeoutMs: parts.settings.peerTimeoutMs,
-      progress: () => {
-        // While only our own limit holds us back, the peer has nothing to say.
-        if (this.#sender?.waitsForLimiter) return performance.now()
-        return this.multifdBytes + this.mainBytes + (this.#wire?.readBytes ?? 0)
-      },
+      progress: () => this.#progress(),
       deepProgress: () => this.#channels.reduce((sum, channel) => sum + channel.ackedBytes, 0),
       expired: (error) => this.first.set(error),
     })
@@ -179,6 +177,19 @@ export class SourceLink {
     this.stop()
     this.#wire?.destroy()
     await Promise.all(this.#channels.map((channel) => channel.destroy()))
+  }
+
+  /** A number that changes while the destination does its part. */
+  #progress(): number {
+    // While only our own limit holds us back, the peer has nothing to say.
+    if (this.#sender?.waitsForLimiter) return performance.now()
+    // What only says that we are there is no progress, nor are answers on the main channel while
+    // the channels have something in hand.
+    this.#saidBytes = Math.max(this.#saidBytes, this.#wire?.saidBytes ?? 0)
+    if (!this.#sender?.sending && !this.#pieces?.sending) {
+      this.#heardBytes = this.#wire?.readBytes ?? 0
+    }
+    return this.multifdBytes + this.#saidBytes + this.#heardBytes
   }
 }
 

@@ -4,8 +4,15 @@
 import { createHash } from 'node:crypto'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { GuestMemory, MigrationDestination, MigrationSource } from '../../src/index.ts'
+import {
+  GuestMemory,
+  MigrationDestination,
+  MigrationSource,
+  type SaveStateHandler,
+} from '../../src/index.ts'
+import { MIG_CMD_SWITCHOVER_START } from '../../src/wire/constants.ts'
 import { OWN_COMMAND_COMMIT } from '../../src/wire/dialect.ts'
+import type { MainStreamEvent } from '../../src/wire/main-stream-events.ts'
 import { DestinationChild } from '../support/child.ts'
 import { emptyState, filled, recordingVmm } from '../support/idle-guest.ts'
 import { needsIoUring } from '../support/io-uring.ts'
@@ -104,6 +111,14 @@ describe('a destination in another process', () => {
   }
 })
 
+/** For `Behaviour.at`: reads from no channel from the stop on, and answers nothing. */
+function stopsReading(event: MainStreamEvent, peer: RawDestination): 'answer' | 'silence' {
+  if (event.kind !== 'command' || event.command !== MIG_CMD_SWITCHOVER_START) return 'answer'
+  for (const channel of peer.channels) channel.pause()
+  peer.main?.pause()
+  return 'silence'
+}
+
 describe('a silent peer', () => {
   const silences: [string, Behaviour, calls: string[]][] = [
     ['that never reads', { reads: false }, []],
@@ -135,6 +150,34 @@ describe('a silent peer', () => {
       })
     }
   }
+
+  it('is noticed although keep-alives come and go, and however a device sends', async () => {
+    const peerTimeoutMs = 1300 // longer than the second between keep-alives
+    const ends = async (behaviour: Behaviour, device?: SaveStateHandler): Promise<string[]> => {
+      await using from = filled(16 * MIB, seed)
+      await using peer = await RawDestination.listen(behaviour)
+      const vmm = recordingVmm()
+      const devices = device === undefined ? [] : [device]
+      const source = new MigrationSource({ memory: from, vmm, devices, peerTimeoutMs })
+      const error = await failure(source.migrate(peer.uri).result)
+      expect(error.message).toContain('1300 ms (peerTimeoutMs)')
+      return vmm.calls
+    }
+    const [mib, large] = [new Uint8Array(MIB), 64 * MIB]
+    const naming = { idstr: 'large', complete: () => mib, load: () => {} }
+    const unread: Behaviour = { readsChannels: false }
+    const all = await Promise.all([
+      ends({ reads: false }),
+      ends(unread),
+      ends({ reads: false }, { ...naming, pendingEstimate: () => large, iterate: () => mib }),
+      // The guest stands still meanwhile.
+      ends(
+        { at: stopsReading },
+        { ...naming, pendingExact: () => large, completePieces: () => Array(64).fill(mib) },
+      ),
+    ])
+    expect(all).toEqual([[], [], [], ['stop', 'resume']])
+  })
 
   it('is no peer that a bandwidth limit makes wait, or a VMM that takes its time', async () => {
     await using from = filled(4 * MIB, seed)
