@@ -115,7 +115,10 @@ export class V86Machine {
     const clock = new GuestClock(options.hostNow ?? (() => performance.now()))
     const emulator = await loadEmulator(memorySizeBytes, clock)
     const machine = new V86Machine(emulator, clock, incoming ? 'awaiting-devices' : 'new')
-    if (!incoming) {
+    // The code that loads devices takes several times as long when it runs for the first time, and
+    // nobody waits for it yet.
+    if (incoming) loadWithoutMemory(machine.#core, saveWithoutMemory(machine.#core))
+    else {
       const workingSetPages = workingSetBytes / GUEST_PAGE_BYTES
       writeControlPage(machine.#controlPage(), { workingSetPages, pagesPerSecond })
     }
