@@ -1,4 +1,5 @@
-// See page_ops.h. Vectors are the compiler's own (vector_size): one body gives AVX2, SSE2 and NEON.
+// See page_ops.h. Vectors are the compiler's own (vector_size): one body gives AVX-512, AVX2, SSE2
+// and NEON.
 // Guest memory is read and written through volatile, once per vector: neither is the memory looked
 // at twice, nor can the compiler turn a loop into a memcpy, which ThreadSanitizer would intercept.
 #include "guest/page_ops.h"
@@ -17,6 +18,7 @@ namespace {
 using Word = uint64_t __attribute__((may_alias, aligned(1)));
 using Vector16 = uint64_t __attribute__((vector_size(16), may_alias, aligned(1)));
 using Vector32 = uint64_t __attribute__((vector_size(32), may_alias, aligned(1)));
+using Vector64 = uint64_t __attribute__((vector_size(64), may_alias, aligned(1)));
 
 constexpr size_t kWordsPerPage = kPageSize / sizeof(uint64_t);
 
@@ -26,12 +28,19 @@ MULTIFD_RACY_INLINE bool is_zero(const uint8_t* page) {
   // one. One after the other: each look is a cache miss, and a page of random data costs only one.
   const volatile Word* const words = reinterpret_cast<const volatile Word*>(page);
   if (words[0] != 0 || words[kWordsPerPage / 2] != 0 || words[kWordsPerPage - 1] != 0) return false;
-  constexpr size_t kVectorsPerStep = 128 / sizeof(Vector);  // two cache lines
+  // Taking a vector apart costs as much as several loads: done once in eight cache lines.
+  constexpr size_t kVectorsPerStep = 512 / sizeof(Vector);
   constexpr size_t kLanes = sizeof(Vector) / sizeof(uint64_t);
   const volatile Vector* vectors = reinterpret_cast<const volatile Vector*>(page);
   for (size_t i = 0; i < kPageSize / sizeof(Vector); i += kVectorsPerStep) {
-    Vector any = vectors[i];
-    for (size_t step = 1; step < kVectorsPerStep; ++step) any |= vectors[i + step];
+    Vector even = vectors[i];
+    Vector odd = vectors[i + 1];
+#pragma GCC unroll 32
+    for (size_t step = 2; step < kVectorsPerStep; step += 2) {
+      even |= vectors[i + step];
+      odd |= vectors[i + step + 1];
+    }
+    const Vector any = even | odd;
     uint64_t folded = 0;
     for (size_t lane = 0; lane < kLanes; ++lane) folded |= any[lane];
     if (folded != 0) return false;
@@ -55,13 +64,10 @@ MULTIFD_RACY_INLINE void copy(uint8_t* to, const uint8_t* from) {
   }
 }
 
-struct PageFunctions {
-  bool (*is_zero)(const uint8_t*);
-  void (*copy)(uint8_t*, const uint8_t*);
-};
-
 MULTIFD_RACY bool is_zero_16(const uint8_t* page) { return is_zero<Vector16>(page); }
 MULTIFD_RACY void copy_16(uint8_t* to, const uint8_t* from) { copy<Vector16>(to, from); }
+
+using Copy = void (*)(uint8_t*, const uint8_t*);
 
 #if defined(__x86_64__)
 __attribute__((no_sanitize("thread"), target("avx2"))) bool is_zero_avx2(const uint8_t* page) {
@@ -71,17 +77,20 @@ __attribute__((no_sanitize("thread"), target("avx2"))) void copy_avx2(uint8_t* t
                                                                       const uint8_t* from) {
   copy<Vector32>(to, from);
 }
+__attribute__((no_sanitize("thread"), target("avx512f"))) bool is_zero_avx512(const uint8_t* page) {
+  return is_zero<Vector64>(page);
+}
 
-PageFunctions choose() {
+Copy choose_copy() {
   __builtin_cpu_init();  // this may run before libgcc's own constructor
-  if (__builtin_cpu_supports("avx2")) return {is_zero_avx2, copy_avx2};
-  return {is_zero_16, copy_16};
+  return __builtin_cpu_supports("avx2") ? copy_avx2 : copy_16;
 }
 #else
-PageFunctions choose() { return {is_zero_16, copy_16}; }
+Copy choose_copy() { return copy_16; }
 #endif
 
-const PageFunctions kFunctions = choose();
+const ZeroTest kIsZero = zero_tests().front();
+const Copy kCopy = choose_copy();
 
 // Arithmetic modulo the prime 2^61 - 1: a product folds with one shift and one addition.
 __extension__ using Wide = unsigned __int128;
@@ -105,7 +114,18 @@ uint64_t multiply(uint64_t a, uint64_t b) {
 
 }  // namespace
 
-bool is_zero_page(const uint8_t* page) { return kFunctions.is_zero(page); }
+std::vector<ZeroTest> zero_tests() {
+  std::vector<ZeroTest> tests;
+#if defined(__x86_64__)
+  __builtin_cpu_init();  // this may run before libgcc's own constructor
+  if (__builtin_cpu_supports("avx512f")) tests.push_back(is_zero_avx512);
+  if (__builtin_cpu_supports("avx2")) tests.push_back(is_zero_avx2);
+#endif
+  tests.push_back(is_zero_16);
+  return tests;
+}
+
+bool is_zero_page(const uint8_t* page) { return kIsZero(page); }
 
 MULTIFD_RACY bool is_zero_page_scalar(const uint8_t* page) {
   const volatile uint8_t* const bytes = page;
@@ -115,9 +135,7 @@ MULTIFD_RACY bool is_zero_page_scalar(const uint8_t* page) {
   return true;
 }
 
-bool is_zero_page_portable(const uint8_t* page) { return is_zero_16(page); }
-
-void copy_page(uint8_t* to, const uint8_t* from) { kFunctions.copy(to, from); }
+void copy_page(uint8_t* to, const uint8_t* from) { kCopy(to, from); }
 
 MULTIFD_RACY void copy_bytes(uint8_t* to, const uint8_t* from, size_t size) {
   volatile uint8_t* const bytes = to;

@@ -5,17 +5,19 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "guest/page.h"
 
 namespace multifd {
 
-// True when all kPageSize bytes are zero. Exits at the first non-zero cache line it meets.
+// True when all kPageSize bytes are zero. Exits soon after the first byte that is not.
 bool is_zero_page(const uint8_t* page);
 // The scalar reference that the SIMD versions are tested against.
 bool is_zero_page_scalar(const uint8_t* page);
-// What is_zero_page() is on a machine without AVX2, for that test.
-bool is_zero_page_portable(const uint8_t* page);
+using ZeroTest = bool (*)(const uint8_t* page);
+// Those that this processor can run, for that test; the first and widest is is_zero_page().
+std::vector<ZeroTest> zero_tests();
 // A private copy of a page that may change while it is copied.
 void copy_page(uint8_t* to, const uint8_t* from);
 // Writes any bytes to any place in guest memory.
