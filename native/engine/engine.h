@@ -36,6 +36,7 @@ struct SendRecord {
   size_t bytes = 0;              // over all iovecs
   uint32_t unreleased_calls = 0;  // kernel calls that still read this record's memory
   bool submitting = false;        // more calls may follow
+  bool more = false;   // a hint: little, and another record soon (MSG_MORE)
   bool plain = false;  // copied, whatever the engine's mode; what is not guest memory
   std::array<iovec, kRecordIovMax> iov;
   std::array<std::array<uint8_t, kRecordHeaderSize>, kPacketsPerRecord> headers;

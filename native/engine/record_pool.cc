@@ -30,6 +30,7 @@ SendRecord* RecordPool::take() {
   free_.pop_back();
   record->iov_count = 0;
   record->bytes = 0;
+  record->more = false;
   record->plain = false;
   return record;
 }

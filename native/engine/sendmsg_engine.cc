@@ -53,6 +53,7 @@ Result<void> SendmsgEngine::submit(SendRecord& record) {
   rest.message.msg_iov = record.iov.data();
   rest.message.msg_iovlen = record.iov_count;
   rest.bytes = record.bytes;
+  rest.more = record.more;
   rest.zero_copy = options_.zero_copy && gate_.admit(record);
   RecordPool::begin_submit(record);
   const auto sent = send_all(record, rest);
@@ -108,7 +109,8 @@ Result<size_t> SendmsgEngine::send_some(Rest& rest, size_t bytes) {
   std::array<iovec, kRecordIovMax> storage;
   const msghdr front =
       bytes < rest.bytes ? front_of(rest.message, bytes, storage) : rest.message;
-  const int flags = MSG_NOSIGNAL | (rest.zero_copy ? MSG_ZEROCOPY : 0);
+  const int flags =
+      MSG_NOSIGNAL | (rest.zero_copy ? MSG_ZEROCOPY : 0) | (rest.more ? MSG_MORE : 0);
   const ssize_t sent = options_.syscalls->send_guest(options_.fd, &front, flags);
   ++counters_.send_calls;
   if (sent > 0) return static_cast<size_t>(sent);

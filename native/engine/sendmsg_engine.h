@@ -46,6 +46,7 @@ class SendmsgEngine final : public Engine {
     msghdr message{};
     size_t bytes = 0;
     bool zero_copy = false;
+    bool more = false;  // see SendRecord
     size_t limit = SIZE_MAX;  // of one zero-copy call, after the kernel refused a larger one
   };
   Result<void> send_all(SendRecord& record, Rest& rest);

@@ -1,9 +1,11 @@
 // Zero pages on their own way: a channel of a group that collects them sends packets without any,
 // and packets and runs together name every page of every block exactly once.
 #include <algorithm>
+#include <cstring>
 #include <thread>
 
 #include "channel_fixture.h"
+#include "engine/record_pool.h"
 
 namespace {
 
@@ -170,6 +172,52 @@ TEST("packets without zero pages, and runs of all others, name every page once: 
 
 TEST("packets without zero pages, and runs of all others, name every page once: hash") {
   send_without_zero_pages(TrackerKind::kHash);
+}
+
+// Says of each record whether it may wait for the next one.
+class Pushes final : public Engine {
+ public:
+  Result<SendRecord*> acquire() override { return pool_.take(); }
+  Result<void> submit(SendRecord& record) override {
+    RecordPool::begin_submit(record);
+    waits.push_back(record.more);
+    pool_.end_submit(record);
+    return {};
+  }
+  void begin_extent() override {}
+  Result<void> flush(size_t) override { return {}; }
+  [[nodiscard]] size_t unreleased_bytes() const override { return 0; }
+  [[nodiscard]] const EngineCounters& counters() const override { return counters_; }
+  [[nodiscard]] SendMode mode() const override { return SendMode::kPlain; }
+  [[nodiscard]] const Downgrades& downgrades() const override { return downgrades_; }
+  bool reset() override { return true; }
+
+  std::vector<bool> waits;
+
+ private:
+  RecordPool pool_{1};
+  const EngineCounters counters_;
+  const Downgrades downgrades_;
+};
+
+TEST("packets of nothing but zero pages wait for each other, but not at the end") {
+  constexpr uint64_t kRecordPages = kPacketsPerRecord * kPacketPagesMax;
+  constexpr uint64_t kPages = 4 * kRecordPages + 1;
+  const auto memory = make_memory(kPages * kPageSize);
+  uint8_t* const pages = memory->blocks()[0].host();
+  std::memset(pages, 0, kPages * kPageSize);
+  fill_page(pages + (2 * kRecordPages + 5) * kPageSize, 1);  // in the third record
+  auto ram = RamState::create(memory, make_tracker(TrackerKind::kVmm, memory).tracker);
+  CHECK_OK(ram);
+  CHECK_OK((*ram)->start());
+  CHECK_OK((*ram)->begin_round());
+  Pushes engine;
+  std::atomic<uint64_t> packet_num{0};
+  ExtentSender sender(**ram, engine, packet_num, [](const PageCounters&) {}, nullptr);
+  for (const Extent& extent : (*ram)->plan(kPages * kPageSize)) CHECK_OK(sender.send(extent));
+  CHECK_OK(sender.send_sync());
+  const std::vector<bool> expected = {true, true, false, true, false, false};
+  CHECK(engine.waits == expected);
 }
 
 }  // namespace

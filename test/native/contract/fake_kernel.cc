@@ -48,6 +48,7 @@ int FakeKernel::refusal(size_t bytes, bool zero_copy) {
 }
 
 ssize_t FakeKernel::send(const msghdr* message, int flags) {
+  last_flags = flags;
   size_t bytes = 0;
   for (size_t i = 0; i < message->msg_iovlen; ++i) bytes += message->msg_iov[i].iov_len;
   const bool zero_copy = (flags & MSG_ZEROCOPY) != 0;

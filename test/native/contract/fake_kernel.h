@@ -28,6 +28,7 @@ class FakeKernel : public FakeWire {
 
   void restart_ids() { next_id_ = 0; }  // for a second engine, as on a socket of its own
 
+  int last_flags = 0;     // of the last send
   bool runs_dry = false;  // what TCP_INFO says of the connection
 
  private:

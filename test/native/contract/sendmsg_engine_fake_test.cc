@@ -119,6 +119,23 @@ TEST("small records are copied, and so never held") {
   CHECK(rig.kernel.stream() == rig.expected);
 }
 
+TEST("only a record that says so lets the kernel wait for more") {
+  Rig rig({}, 7);
+  for (const bool more : {true, false}) {
+    SendRecord& record = rig.acquire();
+    rig.fill(record, 64);
+    record.more = more;
+    CHECK_OK(rig.engine.submit(record));
+    CHECK_EQ((rig.kernel.last_flags & MSG_MORE) != 0, more);
+  }
+  SendRecord& record = rig.acquire();
+  rig.fill(record, 64);
+  record.more = true;
+  CHECK_OK(rig.engine.submit(record));
+  rig.send(64);  // the same record again
+  CHECK_EQ(rig.kernel.last_flags & MSG_MORE, 0);
+}
+
 TEST("at the high-water mark the engine waits down to the low-water mark") {
   Rig rig({}, 1, 0, true, 300 * kKiB, 120 * kKiB);
   for (int i = 0; i < 3; ++i) rig.send(90 * kKiB);
