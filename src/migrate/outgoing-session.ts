@@ -86,6 +86,8 @@ export class OutgoingSession implements Migration {
   #preparing: Promise<EngineChoice> | undefined
   #link: SourceLink | undefined
   #outgoing: Outgoing | undefined
+  /** It may be asked for before there is anything to pause. */
+  #pauseAsked = false
   #error: MultifdError | undefined
   #unfollow: () => void = () => {}
   readonly #result: Deferred<MigrationResult> = deferred()
@@ -132,9 +134,11 @@ export class OutgoingSession implements Migration {
   }
 
   pause(): void {
+    this.#pauseAsked = true
     this.#outgoing?.pause()
   }
   continue(): void {
+    this.#pauseAsked = false
     this.#outgoing?.continue()
   }
   cancel(): void {
@@ -164,6 +168,7 @@ export class OutgoingSession implements Migration {
     try {
       this.#outgoing = await this.#open(await this.#first.unless(resolve()))
       this.#tally.setUp()
+      if (this.#pauseAsked) this.#outgoing.pause()
       await this.#outgoing.run()
       const result = this.#tally.result()
       await this.#link?.close()

@@ -47,6 +47,9 @@ export class Outgoing {
   #throttled = false
   /** Settles when the migration goes on; undefined unless it is paused. */
   #paused: ReturnType<typeof deferred<void>> | undefined
+  #pauses = 0
+  /** No more round follows: the guest is about to be stopped, or has been. */
+  #ending = false
 
   /** @param link the first connection, open */
   constructor(parts: OutgoingParts, link: SourceLink) {
@@ -72,9 +75,13 @@ export class Outgoing {
     await switchover.run(this.#link, rounds)
   }
 
-  /** Sends nothing more but what is on its way, until `continue`. The guest runs on. */
+  /**
+   * Sends nothing more but what is on its way, until `continue`. The guest runs on; once it is
+   * about to stop there is no pausing any more.
+   */
   pause(): void {
-    if (this.#paused !== undefined) return
+    if (this.#paused !== undefined || this.#ending) return
+    this.#pauses += 1
     this.#paused = deferred()
     this.#link.sender.pause()
   }
@@ -106,10 +113,13 @@ export class Outgoing {
   async giveBackGuest(): Promise<void> {
     const { settings, switchover } = this.#parts
     const { throttle } = settings.vmm
-    if (this.#throttled && throttle !== undefined) {
-      await callVmm('lifting the throttle', () => throttle.call(settings.vmm, 0))
+    try {
+      if (this.#throttled && throttle !== undefined) {
+        await callVmm('lifting the throttle', () => throttle.call(settings.vmm, 0))
+      }
+    } finally {
+      await switchover.resumeGuest()
     }
-    await switchover.resumeGuest()
   }
 
   /** The block list, the SYNC of setup, and the devices' first state, before any page. */
@@ -136,6 +146,7 @@ export class Outgoing {
         await passes.stop()
         return
       } catch (thrown) {
+        this.#ending = false
         broken = asMultifdError(thrown)
         await passes.stop().catch(() => {})
         if (first.error !== undefined || settings.reconnectTimeoutMs === 0) throw broken
@@ -150,24 +161,39 @@ export class Outgoing {
   }
 
   async #rounds(): Promise<void> {
-    const { convergence, passes, rounds } = this.#parts
+    const { passes, rounds } = this.#parts
     await rounds.begin(this.#link)
-    while (await this.#decideOnRound()) {
+    while ((await this.#decideOnRound()) || !(await this.#mayEnd())) {
       passes.poke()
       await this.#awaitAck()
-      convergence.roundSent(await rounds.send(this.#link, false))
-      await rounds.endPart(this.#link)
+      await this.#sendRound()
       // A small round 0 fits the socket buffers: the guest must not stop for a destination that is
       // still emptying its memory.
       await this.#link.first.unless(this.#link.wire.answers.acknowledged(0))
       if (this.#paused !== undefined) await this.#link.first.unless(this.#paused.promise)
       await rounds.begin(this.#link)
     }
-    // The guest must not stop for a destination that is behind: with pages in socket buffers, or
-    // with devices that load more slowly than they are sent.
-    await rounds.collected(this.#link)
     // A break that nobody met yet is still one that another connection mends.
     if (this.#link.first.error !== undefined) throw this.#link.first.error
+  }
+
+  /** It was decided to stop the guest. False: there was a pause, and the round is one more. */
+  async #mayEnd(): Promise<boolean> {
+    // The guest must not stop for a destination that is behind: with pages in socket buffers, or
+    // with devices that load more slowly than they are sent.
+    await this.#parts.rounds.collected(this.#link)
+    this.#ending = this.#paused === undefined
+    return this.#ending
+  }
+
+  async #sendRound(): Promise<void> {
+    const { convergence, rounds } = this.#parts
+    const pauses = this.#pauses
+    const pausedBefore = this.#paused !== undefined
+    const figures = await rounds.send(this.#link, false)
+    // One that was paused says nothing about the path.
+    if (!pausedBefore && pauses === this.#pauses) convergence.roundSent(figures)
+    await rounds.endPart(this.#link)
   }
 
   /** Whether the round that was begun is one more; false: it is the last one. */

@@ -37,6 +37,8 @@ export interface SourceLinkParts {
 
 /** A paused migration, or one with a low limit, is not a silent one. */
 const KEEP_ALIVE_MS = 1000
+/** Two ends that were given the same short time hear of each other often enough. */
+const KEEP_ALIVES_PER_TIMEOUT = 4
 
 export class SourceLink {
   /** The first thing that breaks this connection, or ends the migration. */
@@ -134,7 +136,8 @@ export class SourceLink {
     })
     this.#flush = flush
     await this.first.unless(ready())
-    this.#keepAlive = setInterval(() => void this.#wire?.keepAlive(), KEEP_ALIVE_MS)
+    const keepAliveMs = Math.min(KEEP_ALIVE_MS, settings.peerTimeoutMs / KEEP_ALIVES_PER_TIMEOUT)
+    this.#keepAlive = setInterval(() => void this.#wire?.keepAlive(), keepAliveMs)
     this.#pieces = new PieceChannels(this.#channels)
     this.#sender = new RoundSender({ channels: this.#channels, limiter, flush })
   }

@@ -4,7 +4,7 @@
 //
 //   stop ─► save devices ─► collect ─► last round ─► devices ─► ready ─► commit ─► taken
 
-import { deferred } from '../kit/deferred.ts'
+import { type Deferred, deferred } from '../kit/deferred.ts'
 import type { BandwidthAccount } from '../schedule/bandwidth-accounts.ts'
 import { type SavedState, saveDevices } from './device-saver.ts'
 import { SourceOwnership } from './ownership.ts'
@@ -31,7 +31,8 @@ export interface SwitchoverParts {
 export class Switchover {
   readonly ownership = new SourceOwnership('multifd')
   readonly #parts: SwitchoverParts
-  readonly #continued = deferred()
+  /** Settles when a switchover goes on that waits in `pre-switchover`; undefined when none does. */
+  #continued: Deferred<void> | undefined
   readonly #downtime: DowntimeParts = {
     ...{ stopMs: 0, collectMs: 0, roundMs: 0, saveMs: 0, loadMs: 0, resumeMs: 0 },
   }
@@ -58,7 +59,7 @@ export class Switchover {
 
   /** Lets a switchover go on that waits in `pre-switchover`. */
   continue(): void {
-    this.#continued.resolve()
+    this.#continued?.resolve()
   }
 
   /** A round was begun, and is the last one. Returns when the destination has the guest. */
@@ -94,6 +95,7 @@ export class Switchover {
     this.#bytesBefore = this.#parts.transferredBytes()
     await link.first.unless(link.wire.switchoverStart())
     if (!settings.pauseBeforeSwitchover) return
+    this.#continued = deferred()
     status.enter('pre-switchover')
     await link.first.unless(link.watchdog.during(this.#continued.promise))
     this.#markMs = performance.now()

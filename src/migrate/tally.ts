@@ -82,7 +82,7 @@ export class Tally {
   }
 
   ended(): void {
-    this.#endedMs = performance.now()
+    this.#endedMs ??= performance.now()
   }
 
   /** Rates are those since the last call. */
@@ -127,7 +127,9 @@ export class Tally {
   }
 
   result(): MigrationResult {
-    const nowMs = performance.now()
+    // What is asked after the end must give the same times.
+    this.#endedMs = performance.now()
+    const nowMs = this.#endedMs
     const { multifdBytes, normalBytes, zeroPages } = this.#carried
     const transferredBytes = this.#transferredBytes
     const { choice, rounds, switchover, tracker } = this.#parts ?? {}
