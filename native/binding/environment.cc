@@ -1,9 +1,12 @@
 #include "binding/environment.h"
 
+#include <utility>
+
 namespace multifd::binding {
 
-// One uv wake-up per turn: a thread-safe function that keeps the event loop alive only while
-// threads are attached.
+// A thread-safe function that keeps the event loop alive only while threads are attached. Armed
+// until its callback has run and the rings were read: Node would repeat the callback in the same
+// turn, up to 1000 times, for what is asked for before.
 class Environment::TsfnWakeup final : public Wakeup {
  public:
   void set(Napi::Env env, const Napi::Function& callback) {
@@ -13,7 +16,12 @@ class Environment::TsfnWakeup final : public Wakeup {
     ready_ = true;
     // A thread that spoke before this armed the flag without waking anybody, and would for ever
     // keep the others from waking. JavaScript reads the rings once after this, whoever spoke.
+    called_ = false;
     disarm();
+  }
+  // JavaScript thread, before it reads the rings. One that is still to come stays the only one.
+  void begin_reading() {
+    if (std::exchange(called_, false)) disarm();
   }
   void release() {
     if (ready_.exchange(false)) function_.Release();
@@ -31,12 +39,13 @@ class Environment::TsfnWakeup final : public Wakeup {
  private:
   static void call(Napi::Env env, Napi::Function callback, TsfnWakeup* self, void*) {
     if (env == nullptr) return;
-    self->disarm();
+    self->called_ = true;
     callback.Call({});
   }
   using TypedFunction = Napi::TypedThreadSafeFunction<TsfnWakeup, void, call>;
   TypedFunction function_;
   std::atomic<bool> ready_{false};
+  bool called_ = false;  // JavaScript thread
 };
 
 Environment::Environment(Napi::Env env) : env_(env), wakeup_(std::make_shared<TsfnWakeup>()) {
@@ -82,6 +91,7 @@ void Environment::set_wakeup(const Napi::Function& callback) {
 }
 
 size_t Environment::drain(double* out, size_t capacity) {
+  wakeup_->begin_reading();
   size_t used = 0;
   Event event;
   for (auto& [handle, thread] : threads_) {

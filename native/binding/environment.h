@@ -30,7 +30,7 @@ class Environment {
   void disown(const std::shared_ptr<GuestMemory>& memory) { owned_.erase(memory); }
 
   Wakeup& wakeup();
-  // setWakeup(callback): called at most once per turn of the event loop, when there are events.
+  // setWakeup(callback): called when there are events, and not again before drain().
   void set_wakeup(const Napi::Function& callback);
   // drain(Float64Array): triples handle, kind, value; returns how many were written.
   size_t drain(double* out, size_t capacity);

@@ -1,5 +1,6 @@
-// From native threads to JavaScript: one wake-up per turn of the event loop, then every ring is
-// read. Maps a thread's handle to who listens; knows nothing of what the events mean.
+// From native threads to JavaScript: one wake-up per turn of the event loop, and at the end of that
+// turn every ring is read. Maps a thread's handle to who listens; knows nothing of what the events
+// mean.
 
 import { type NativeThread, native } from '../kit/native.ts'
 
@@ -23,15 +24,25 @@ const listeners = new Map<number, Listener>()
 // 85 events of three numbers each; what does not fit comes with the next pass of the same loop.
 const events = new Float64Array(255)
 let woken = false
+let due = false
 
 /** Delivers the thread's events to `listener`, in order, until its CLOSED event was delivered. */
 export function listen(thread: NativeThread, listener: Listener): void {
   if (!woken) {
-    native().setWakeup(deliver)
+    native().setWakeup(deliverSoon)
     woken = true
   }
   listeners.set(thread.handle, listener)
   // The thread may have spoken before anybody listened.
+  deliverSoon()
+}
+
+// Node calls a wake-up again in the same turn when a thread speaks meanwhile. The rings are read
+// only when the loop has polled, and no wake-up is asked for until then: what is said in between is
+// read with the rest.
+function deliverSoon(): void {
+  if (due) return
+  due = true
   setImmediate(deliver)
 }
 
@@ -45,6 +56,7 @@ function deliverOne(at: number): void {
 
 // Never nested: nothing that a listener does delivers events before it returns.
 function deliver(): void {
+  due = false
   let used: number
   do {
     used = native().drain(events)
