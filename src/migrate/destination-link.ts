@@ -9,14 +9,14 @@ import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
 import type { NativeConnection, NativeReceiveGroup } from '../kit/native.ts'
 import type { OwnCapabilities } from '../wire/dialect.ts'
-import type { Configuration } from '../wire/main-stream-events.ts'
+import type { Configuration, MainStreamEvent } from '../wire/main-stream-events.ts'
 import { formatUuid, sameUuid } from '../wire/uuid.ts'
 import type { DestinationSettings } from './destination-options.ts'
 import type { DevicePacket } from './device-loader.ts'
 import { checkOwnSource } from './incoming-handshake.ts'
 import { IncomingWire } from './incoming-wire.ts'
 import { SyncCollector } from './sync-collector.ts'
-import { FirstError } from './teardown.ts'
+import { asMultifdError, FirstError } from './teardown.ts'
 import { Watchdog } from './watchdog.ts'
 
 export interface DestinationLinkParts {
@@ -140,6 +140,17 @@ export class DestinationLink {
     this.#syncs = new SyncCollector(this.#channels, parked)
   }
 
+  /** The next event of the main stream. What ends the stream breaks the connection. */
+  async nextEvent(): Promise<MainStreamEvent> {
+    try {
+      return await this.first.unless(this.wire.next())
+    } catch (thrown) {
+      const error = asMultifdError(thrown)
+      this.first.set(error)
+      throw this.first.error ?? error
+    }
+  }
+
   /** Resolves when nobody but the guest can write its memory any more. */
   async stopReceiving(): Promise<void> {
     await Promise.all(this.#channels.map((channel) => channel.destroy()))
@@ -154,7 +165,7 @@ export class DestinationLink {
 
   async #configuration(): Promise<Configuration> {
     for (;;) {
-      const event = await this.first.unless(this.wire.next())
+      const event = await this.nextEvent()
       if (event.kind === 'configuration') return event
     }
   }

@@ -179,6 +179,7 @@ export class IncomingSession {
         return link
       } catch {
         if (first.error !== undefined) throw first.error
+        this.#door.stayOpen() // what comes now belongs to the next one
         await link.destroy()
       }
     }
@@ -189,16 +190,25 @@ export class IncomingSession {
     group: NativeReceiveGroup,
     incoming: Incoming,
   ): Promise<void> {
-    await link.first.unless(link.wire.resumeAck(incoming.collectedRounds))
-    for (const [index, { idstr }] of this.#settings.memory.blocks.entries()) {
-      const bitmap = group.receivedSinceSync(index)
-      await link.first.unless(link.wire.receivedBitmap(idstr, bitmap))
+    const { handshakeTimeoutMs, memory } = this.#settings
+    const timer = setTimeout(
+      () => link.first.set(new MultifdError('ERR_MULTIFD_TIMEOUT', 'its channels did not come')),
+      handshakeTimeoutMs,
+    )
+    try {
+      await link.first.unless(link.wire.resumeAck(incoming.collectedRounds))
+      for (const [index, { idstr }] of memory.blocks.entries()) {
+        const bitmap = group.receivedSinceSync(index)
+        await link.first.unless(link.wire.receivedBitmap(idstr, bitmap))
+      }
+      // The answer was for the round that broke; the next one tells of its own.
+      group.clearReceivedSinceSync()
+      this.#door.giveTo(link)
+      await link.first.unless(link.allArrived)
+      this.#door.stayOpen()
+    } finally {
+      clearTimeout(timer)
     }
-    // The answer was for the round that broke; the next one tells of its own.
-    group.clearReceivedSinceSync()
-    this.#door.giveTo(link)
-    await link.first.unless(link.allArrived)
-    this.#door.stayOpen()
   }
 
   /** Only now: what a channel receives belongs to a migration that follows its main stream. */

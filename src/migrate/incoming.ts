@@ -41,9 +41,9 @@ export class Incoming {
   get collectedRounds(): number {
     return this.#collectedRounds
   }
-  /** The source's guest runs: a connection that breaks can be replaced. */
+  /** The source's guest runs, as far as it says: a connection that breaks can be replaced. */
   get mayResume(): boolean {
-    return !this.#switchover
+    return !this.#switchover && this.#section !== 'end'
   }
 
   /** All RAM is in place: a channel may end from here on. */
@@ -61,7 +61,7 @@ export class Incoming {
     this.#ramListed = false
     let committed = false
     while (!committed) {
-      committed = await this.#apply(await link.first.unless(link.wire.next()), link)
+      committed = await this.#apply(await link.nextEvent(), link)
     }
   }
 

@@ -89,6 +89,8 @@ export class SourceReturn {
 
   /** Nobody is expected any more. */
   async close(): Promise<void> {
+    const over = new MultifdError('ERR_MULTIFD_CLOSED', 'nobody is expected any more')
+    for (const link of this.#newcomers) link.first.set(over)
     const links = [...this.#newcomers, ...(this.#returned === undefined ? [] : [this.#returned])]
     this.#returned = undefined
     await Promise.all(links.map((link) => this.#close(link)))
