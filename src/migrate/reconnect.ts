@@ -10,13 +10,20 @@ const BACKOFF_FIRST_MS = 100
 const BACKOFF_MAX_MS = 2000
 
 /** What a path that breaks looks like; everything else would be the same over another one. */
-const BREAKS = ['ERR_MULTIFD_PEER_CLOSED', 'ERR_MULTIFD_TIMEOUT', 'ERR_MULTIFD_CHANNEL']
+const BREAKS = ['ERR_MULTIFD_PEER_CLOSED', 'ERR_MULTIFD_TIMEOUT']
 
-/** Nobody listens there any more: the destination is gone, and what it had with it. */
-const GONE = ['ECONNREFUSED', 'ENOENT']
+/**
+ * Of the errors that the kernel gives to a channel, those of the path. Guest memory that cannot be
+ * read or written, or an address where nobody listens any more, is none.
+ */
+const PATH_ERRNOS = [
+  ...['EAGAIN', 'ECONNABORTED', 'ECONNRESET', 'EHOSTDOWN', 'EHOSTUNREACH'],
+  ...['ENETDOWN', 'ENETRESET', 'ENETUNREACH', 'EPIPE', 'ETIMEDOUT'],
+]
 
 /** Whether it is the path that broke. */
-export function isBreak({ code }: MultifdError): boolean {
+export function isBreak({ code, errno }: MultifdError): boolean {
+  if (code === 'ERR_MULTIFD_CHANNEL') return errno !== undefined && PATH_ERRNOS.includes(errno)
   return BREAKS.includes(code)
 }
 
@@ -43,10 +50,8 @@ export async function reconnect(parts: {
     } catch (thrown) {
       if (migrationFailed.error !== undefined) throw migrationFailed.error
       if (!(thrown instanceof MultifdError)) throw thrown
-      if (GONE.includes(thrown.errno ?? '') || !isBreak(thrown)) {
-        throw noOther(broken, thrown)
-      }
-      if (performance.now() + waitMs > deadlineMs) throw noOther(broken, thrown)
+      const late = performance.now() + waitMs > deadlineMs
+      if (late || !isBreak(thrown)) throw noOther(broken, thrown)
     }
     await migrationFailed.sleep(waitMs)
   }
