@@ -168,6 +168,7 @@ export class IncomingSession {
     await broken.destroy()
     const deadlineMs = performance.now() + this.#settings.reconnectTimeoutMs
     const cancelled = broken.wire.cancelled()
+    void broken.wire.close() // a source that sends nothing would not hear of it
     const source = { broken: error, cancelled, deadlineMs, migrationFailed: first }
     for (;;) {
       const link = await this.#sourceReturn.take(source)

@@ -70,6 +70,19 @@ describe('a source that connects again', () => {
     expect(census()).toEqual(before)
   })
 
+  it('hears on its main channel that a channel broke here', async () => {
+    const play = async (script: Script): Promise<void> => {
+      const first = await begin(script)
+      drop(first.channel)
+      await first.main.gone
+      const main = await script.connect(opening(true))
+      const channel = await script.connect(own.introduction(0))
+      rest(main, channel)
+      await commit(main)
+    }
+    expect(await attempt({ guest, play })).toMatchObject({ status: 'completed' })
+  })
+
   it('too late, after the end of RAM, is not taken up: its guest stands still already', async () => {
     const play = async (script: Script): Promise<void> => {
       const { main, channel } = await begin(script)
