@@ -7,9 +7,12 @@ import { compression } from './comparisons/compression.ts'
 import { dirtyRate } from './comparisons/dirty-rate.ts'
 import { downtime } from './comparisons/downtime.ts'
 import { engines } from './comparisons/engines.ts'
+import { fairness } from './comparisons/fairness.ts'
 import { flush } from './comparisons/flush.ts'
 import { headers } from './comparisons/headers.ts'
+import { limit } from './comparisons/limit.ts'
 import { qemu } from './comparisons/qemu.ts'
+import { resume } from './comparisons/resume.ts'
 import { scaling } from './comparisons/scaling.ts'
 import { singleVsMulti } from './comparisons/single-vs-multi.ts'
 import { sparse } from './comparisons/sparse.ts'
@@ -31,6 +34,9 @@ export const COMPARISONS: readonly Comparison<never>[] = [
   compression,
   singleVsMulti,
   downtime,
+  fairness,
+  limit,
+  resume,
 ]
 
 /** A line each: name, how long it takes, what it asks. */

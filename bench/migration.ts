@@ -38,13 +38,15 @@ export interface RunOptions {
   readonly path?: Path
   /** Slows the destination down while the migration runs. */
   readonly slowDestination?: DutyCycle | undefined
+  /** Where the source connects to instead; given where the destination listens. */
+  readonly through?: (uri: string) => Promise<string>
 }
 
 /** Runs it. Rejects when a side fails, or when both sides' RAM was hashed and differs. */
 export async function runMigration(
   order: MigrationOrder,
   ramBytes: number,
-  { signal, path = LOOPBACK, slowDestination }: RunOptions,
+  { signal, path = LOOPBACK, slowDestination, through = async (uri) => uri }: RunOptions,
 ): Promise<MigrationRun> {
   const options: SideOptions = {
     ...order,
@@ -64,7 +66,7 @@ export async function runMigration(
     destination.expect<SideReady>('ready', { signal }),
   )
   using slow = slowDestination && new SlowDown(destination, slowDestination)
-  source.say(listening.uri ?? '')
+  source.say(await through(listening.uri ?? ''))
   const [sent, received] = await both(
     source.expect<SourceDone>('done', { signal }),
     destination.expect<SideDone>('done', { signal }),
@@ -93,7 +95,7 @@ export async function runMigration(
 
 /** The command line of a side with its order. Its program is compiled if this one is. */
 export function sideCommand(
-  side: 'source' | 'destination' | 'receive' | 'send',
+  side: 'source' | 'destination' | 'receive' | 'send' | 'staged' | 'forwarder',
   order: object,
 ): string[] {
   const program = join(import.meta.dirname, 'sides', side + extname(import.meta.filename))

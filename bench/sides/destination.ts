@@ -6,6 +6,7 @@ import { BLOCK_NAME, checksum, prefault, residentBytes } from './guest.ts'
 import { nextLine, readOrder, say } from './lines.ts'
 import { hugePageBytes, MemoryWatch, Meter, settle } from './meter.ts'
 import type { SideOptions } from './side-options.ts'
+import { unendingDevices } from './unending.ts'
 
 const options = readOrder<SideOptions>()
 const { guest } = options
@@ -22,7 +23,7 @@ await settle()
 const watch = options.watchMemory ? new MemoryWatch() : undefined
 const destination = await MigrationDestination.listen(`tcp:${options.address}:0`, {
   memory,
-  devices: [],
+  devices: unendingDevices(options.unendingDevices ?? 0),
   memoryIsZero: guest.kind === 'anonymous',
   allowPlaintext: options.allowPlaintext,
 })

@@ -2,8 +2,10 @@
 // JSON lines on stdout, and the parent's lines come on stdin. When the parent is gone, so is the
 // side.
 import { createInterface } from 'node:readline'
+import type { Forwarded, ForwarderReady } from './forwarder-lines.ts'
 import type { SideDone, SideReady, SourceDone } from './side-options.ts'
 import type { SentLine, SnapshotReady, StoredLine } from './snapshot-lines.ts'
+import type { StagedDone } from './staged-lines.ts'
 
 /** The comparison that started this side wrote it, from the same type. */
 export function readOrder<Order>(): Order {
@@ -12,7 +14,9 @@ export function readOrder<Order>(): Order {
   return JSON.parse(order) as Order
 }
 
-type Line = SideReady | SideDone | SourceDone | SnapshotReady | StoredLine | SentLine
+type Line =
+  | (SideReady | SideDone | SourceDone | SnapshotReady | StoredLine | SentLine)
+  | (ForwarderReady | Forwarded | StagedDone)
 
 export function say(line: Line): void {
   process.stdout.write(`${JSON.stringify(line)}\n`)

@@ -17,6 +17,11 @@ export function jsThreadCpuSeconds(): number {
   return (Number(fields[11]) + Number(fields[12])) / 100
 }
 
+/** CLOCK_MONOTONIC, comparable between the processes of one host; milliseconds. */
+export function monotonicMs(): number {
+  return Number(process.hrtime.bigint()) / 1e6
+}
+
 /** A `Name:   123 kB` line of a file in /proc, as bytes; 0 when it is not there. */
 export function kibibyteLine(path: string, name: string): number {
   const found = new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(readFileSync(path, 'utf8'))
