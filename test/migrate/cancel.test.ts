@@ -250,6 +250,46 @@ describe('a stalled peer with megabytes in flight', () => {
       })
     }
   }
+
+  for (const [how, zeroCopy] of [
+    ['cancelled', 'off'],
+    ['one channel reset', 'on'],
+  ] as const) {
+    it(`in the last round, ${how}: the guest runs again before anybody is waited for`, async () => {
+      await using from = GuestMemory.allocate('ram', 64 * MIB)
+      fillPages(from.view('ram'), seed)
+      await using peer = await RawDestination.listen()
+      const aborting = new AbortController()
+      const threads: (number | undefined)[] = []
+      let stopped = false
+      const vmm = {
+        stop: () => {
+          for (const channel of peer.channels) channel.pause()
+          fillPages(from.view('ram'), seed + 1)
+          stopped = true
+        },
+        resume: () => void threads.push(native().census().threads),
+      }
+      const source = new MigrationSource({
+        ...{ memory: from, vmm, zeroCopy, multifdChannels: 4, downtimeLimitMs: 2_000_000 },
+      })
+      const migration = source.migrate(peer.uri, { signal: aborting.signal })
+      let sent = -1
+      for await (const { transferredBytes } of migration) {
+        if (stopped && transferredBytes === sent) break
+        sent = transferredBytes
+      }
+      const cancelled = how === 'cancelled'
+      if (cancelled) aborting.abort()
+      else peer.resetChannel()
+      await nextTurn()
+      if (cancelled) expect(threads).toEqual([4])
+      const { code } = await failure(migration.result)
+      expect(code).toMatch(cancelled ? /ABORTED$/ : /(PEER_CLOSED|CHANNEL)$/)
+      // Those in front of the stalled peer had not ended yet.
+      expect(threads).toEqual([expect.toSatisfy((count) => count >= 3)])
+    })
+  }
 })
 
 describe('work that a cancelled migration has begun', () => {
