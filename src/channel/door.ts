@@ -60,10 +60,15 @@ export class Door {
     this.#staysOpen = true
   }
 
+  /** What waits belongs to nobody who is known. */
+  turnAway(): void {
+    for (const connection of this.#waiting.splice(0)) connection.close()
+  }
+
   /** Stops listening, and closes what waits. */
   async close(): Promise<void> {
     this.#closing = true
-    for (const connection of this.#waiting.splice(0)) connection.close()
+    this.turnAway()
     await this.#acceptor.destroy()
   }
 

@@ -106,6 +106,10 @@ export class DestinationAnswers {
   get peerResumes(): boolean {
     return this.#collectedRounds !== undefined && !this.#refused
   }
+  /** It said that the migration failed there, or that it does not know it. */
+  get refused(): boolean {
+    return this.#refused
+  }
   /** As far as is known: its word on that comes before the answer to the first PING. */
   get mayResume(): boolean {
     return this.peerResumes || (this.#lastPong < 0 && !this.#refused)

@@ -197,6 +197,8 @@ export class IncomingSession {
       handshakeTimeoutMs,
     )
     try {
+      // Its own channels come when it has the answer; what came before may be a stranger's.
+      this.#door.turnAway()
       await link.first.unless(link.wire.resumeAck(incoming.collectedRounds))
       for (const [index, { idstr }] of memory.blocks.entries()) {
         const bitmap = group.receivedSinceSync(index)

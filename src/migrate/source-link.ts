@@ -5,6 +5,7 @@
 import { MainChannel } from '../channel/main-channel.ts'
 import type { SendChannel } from '../channel/send-channel.ts'
 import type { GuestMemory } from '../guest/guest-memory.ts'
+import { MultifdError } from '../kit/errors.ts'
 import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import type { NativeEndpoint, NativeSendGroup } from '../kit/native.ts'
 import type { EngineChoice } from '../schedule/engine-choice.ts'
@@ -17,7 +18,7 @@ import { PieceChannels } from './piece-channels.ts'
 import type { ChannelReport } from './progress.ts'
 import { RoundSender } from './round-sender.ts'
 import type { SourceSettings } from './source-options.ts'
-import { FirstError } from './teardown.ts'
+import { asMultifdError, FirstError } from './teardown.ts'
 import { Watchdog } from './watchdog.ts'
 
 /** What a connection is made of; all but the connection itself outlives it. */
@@ -121,6 +122,8 @@ export class SourceLink {
     await this.first.unless(connecting)
     const { multifdChannels: channels, compression, uuid } = settings
     await this.first.unless(this.wire.begin({ channels, compression, uuid, resumeToken }))
+    // Channels that came before the destination took this connection up may be a stranger's.
+    if (resuming) await this.first.unless(this.#resumeAnswer())
     const { flush, ready } = openChannels({
       settings: { ...settings, maxBandwidthBytesPerSecond: limiter.bytesPerSecond },
       endpoint,
@@ -140,6 +143,18 @@ export class SourceLink {
     this.#keepAlive = setInterval(() => void this.#wire?.keepAlive(), keepAliveMs)
     this.#pieces = new PieceChannels(this.#channels)
     this.#sender = new RoundSender({ channels: this.#channels, limiter, flush })
+  }
+
+  /** A destination that refuses will not do otherwise next time. */
+  async #resumeAnswer(): Promise<void> {
+    const { answers } = this.wire
+    try {
+      await this.first.unless(answers.resumeAnswer)
+    } catch (thrown) {
+      const error = asMultifdError(thrown)
+      if (!answers.refused) throw error
+      throw new MultifdError('ERR_MULTIFD_HANDSHAKE', error.message, { cause: error })
+    }
   }
 
   /** Everything was said: an orderly end of each connection. */
