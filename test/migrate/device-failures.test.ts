@@ -14,7 +14,7 @@ import { filled, recordingVmm } from '../support/idle-guest.ts'
 import { failure } from '../support/migration.ts'
 import { testSeed } from '../support/pages.ts'
 import { expectNothingLeft, type Held, held } from '../support/resources.ts'
-import { Arrived, inPieces, iterable, piecesOfRest, stateBytes } from '../support/state-devices.ts'
+import { Arrived, inPieces, iterableInPieces, stateBytes } from '../support/state-devices.ts'
 
 const MIB = 1024 * 1024
 const seed = testSeed()
@@ -41,11 +41,8 @@ describe('a device that fails', () => {
     await using to = GuestMemory.allocate('ram', 4 * MIB)
     const vmm = recordingVmm()
     const state = stateBytes(3 * MIB, seed)
-    const device = {
-      ...iterable('gpu', state, 2 * MIB),
-      ...piecesOfRest(state, 2 * MIB),
-      ...source,
-    }
+    const sizes = { restBytes: 2 * MIB, pieceBytes: 100_000 }
+    const device = { ...iterableInPieces('gpu', state, sizes), ...source }
     const other: SaveStateHandler = { ...inPieces('nic', state, MIB) }
     const arrived: SaveStateHandler[] = [new Arrived('gpu'), new Arrived('nic')].map((each) => ({
       ...{ idstr: each.idstr, complete: each.complete, setup: each.setup },

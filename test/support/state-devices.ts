@@ -83,6 +83,21 @@ export function iterable(idstr: string, state: Uint8Array, restBytes: number) {
   } satisfies SaveStateHandler & { turns: number[] }
 }
 
+/** The same, but what is left after the stop goes in pieces, its last ten bytes by `complete`. */
+export function iterableInPieces(
+  idstr: string,
+  state: Uint8Array,
+  options: { restBytes: number; pieceBytes: number },
+): SaveStateHandler {
+  const device = iterable(idstr, state, options.restBytes)
+  const last = state.length - 10
+  return {
+    ...device,
+    completePieces: () => cut(device.complete().subarray(0, -10), options.pieceBytes),
+    complete: () => state.subarray(last),
+  }
+}
+
 /** A device that is saved in pieces, and its last bytes by `complete`. */
 export function inPieces(
   idstr: string,
@@ -99,11 +114,4 @@ export function inPieces(
       throw new Error('a source has nothing to load')
     },
   }
-}
-
-/** Of a device that sends most while the guest runs: what is left goes in pieces. */
-export function piecesOfRest(state: Uint8Array, restBytes: number): Partial<SaveStateHandler> {
-  const rest = state.subarray(state.length - restBytes)
-  const { completePieces, complete } = inPieces('', rest, 100_000, 10)
-  return { complete, ...(completePieces === undefined ? {} : { completePieces }) }
 }
