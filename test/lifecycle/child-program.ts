@@ -1,12 +1,12 @@
 // A program that ends in the middle of something, for tests of what its exit looks like. The mode
-// is its first argument; a line on stdout says how far it came.
+// is its first argument, what it needs follows; a line on stdout says how far it came.
 
 import { subscribe } from 'node:diagnostics_channel'
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import { GuestMemory, MigrationDestination, MigrationSource } from '../../src/index.ts'
 import { native } from '../../src/kit/native.ts'
-import { BLOCK, BYTES, guestMemory, HeldMigration } from './held-migration.ts'
+import { BLOCK, BYTES, guestMemory, HeldMigration, MIDFLIGHT_BYTES } from './held-migration.ts'
 
 const vmm = { stop: () => {}, resume: () => {} }
 
@@ -35,7 +35,39 @@ async function listenAndForget(): Promise<string> {
   return uri
 }
 
+/** Ends this program while its channel threads have work. */
+const ends: Record<string, () => void> = {
+  exit: () => process.exit(7),
+  // Behind whoever would catch it.
+  throw: () => {
+    setImmediate(() => {
+      throw new Error('the display broke')
+    })
+  },
+  sigterm: () => void process.kill(process.pid, 'SIGTERM'),
+}
+
 const modes: Record<string, () => Promise<void>> = {
+  async source() {
+    const [, , , how = '', uri = ''] = process.argv
+    const memory = GuestMemory.openMemfd(BLOCK, MIDFLIGHT_BYTES)
+    memory.view(BLOCK).fill(0x61)
+    const migration = new MigrationSource({
+      ...{ memory, vmm, multifdChannels: 4, maxBandwidthBytesPerSecond: 32e6 },
+    }).migrate(uri)
+    migration.result.catch((error: unknown) => console.log(String(error)))
+    for await (const { transferredBytes } of migration) if (transferredBytes > 1e6) break
+    ends[how]?.()
+  },
+  async destination() {
+    const how = process.argv[3] ?? ''
+    const memory = GuestMemory.openMemfd(BLOCK, MIDFLIGHT_BYTES)
+    const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', { memory })
+    destination.completed.catch((error: unknown) => console.log(String(error)))
+    console.log(destination.uri)
+    while (destination.receivedBytes < 1e6) await new Promise((resolve) => setImmediate(resolve))
+    ends[how]?.()
+  },
   async ends() {
     await migrateOnce()
   },

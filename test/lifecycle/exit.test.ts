@@ -4,7 +4,12 @@
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
+import { MigrationDestination } from '../../src/destination.ts'
+import { GuestMemory } from '../../src/guest/guest-memory.ts'
+import { deferred } from '../../src/kit/deferred.ts'
+import { MigrationSource } from '../../src/source.ts'
 import { TYPESCRIPT_ARGUMENTS } from '../support/child.ts'
+import { BLOCK, endOf, MIDFLIGHT_BYTES } from './held-migration.ts'
 
 interface End {
   code: number | null
@@ -13,20 +18,28 @@ interface End {
   stderr: string
 }
 
-function run(mode: string, ...flags: string[]): Promise<End> {
-  const script = fileURLToPath(new URL('./child-program.ts', import.meta.url))
-  return new Promise((resolve) => {
-    const child = execFile(
-      process.execPath,
-      [...flags, ...TYPESCRIPT_ARGUMENTS, script, mode],
-      { timeout: 40_000 },
-      (_error, stdout, stderr) => {
-        const { exitCode: code, signalCode: signal } = child
-        resolve({ code, signal, stderr, lines: stdout.trim().split('\n') })
-      },
-    )
-  })
+interface Running {
+  ended: Promise<End>
+  /** What it has printed first. */
+  firstLine: Promise<string>
 }
+
+function start(program: string[], flags: string[] = []): Running {
+  const script = fileURLToPath(new URL('./child-program.ts', import.meta.url))
+  const parts = [...flags, ...TYPESCRIPT_ARGUMENTS, script, ...program]
+  const printed = deferred<string>()
+  const ended = new Promise<End>((resolve) => {
+    const options = { timeout: 40_000 }
+    const child = execFile(process.execPath, parts, options, (_error, stdout, stderr) => {
+      const { exitCode: code, signalCode: signal } = child
+      resolve({ code, signal, stderr, lines: stdout.trim().split('\n') })
+    })
+    child.stdout?.once('data', (text: string) => printed.resolve(text.trim()))
+  })
+  return { ended, firstLine: printed.promise }
+}
+
+const run = (mode: string, ...flags: string[]): Promise<End> => start([mode], flags).ended
 
 describe('a program', () => {
   it('ends by itself when everything was closed', async () => {
@@ -69,5 +82,39 @@ describe('a program', () => {
     expect(stderr).toBe('')
     expect(code).toBe(0)
     expect(lines).toEqual(['ERR_MULTIFD_CLOSED', 'true', 'end'])
+  })
+})
+
+describe('a program in the middle of a migration', () => {
+  const ways: [string, { code: number | null; signal: string | null }, RegExp][] = [
+    ['exit', { code: 7, signal: null }, /^$/],
+    ['throw', { code: 1, signal: null }, /Error: the display broke/],
+    ['sigterm', { code: null, signal: 'SIGTERM' }, /^$/],
+  ]
+  /** It did not crash, and said nothing but what it should. */
+  const expectEnd = (end: End, [, how, stderr]: (typeof ways)[number]): void => {
+    expect(end).toMatchObject(how)
+    expect(end.stderr).toMatch(stderr)
+  }
+
+  it.each(ways)('as the source ends by %s, and the destination fails', async (...way) => {
+    await using memory = GuestMemory.openMemfd(BLOCK, MIDFLIGHT_BYTES)
+    const options = { memory, reconnectTimeoutMs: 0 }
+    await using destination = await MigrationDestination.listen('tcp:127.0.0.1:0', options)
+    expectEnd(await start(['source', way[0], destination.uri]).ended, way)
+    expect(await endOf(destination.completed)).toMatch(/^ERR_MULTIFD_(PEER_CLOSED|CHANNEL)$/)
+  })
+
+  it.each(ways)('as the destination ends by %s, and the guest runs on', async (...way) => {
+    await using memory = GuestMemory.openMemfd(BLOCK, MIDFLIGHT_BYTES)
+    memory.view(BLOCK).fill(0x61)
+    const calls: string[] = []
+    const vmm = { stop: () => void calls.push('stop'), resume: () => void calls.push('resume') }
+    const { ended, firstLine } = start(['destination', way[0]])
+    const source = new MigrationSource({ memory, vmm, maxBandwidthBytesPerSecond: 32e6 })
+    const { result } = source.migrate(await firstLine)
+    expect(await endOf(result)).toMatch(/^ERR_MULTIFD_(PEER_CLOSED|CHANNEL)$/)
+    expect(calls).toEqual([])
+    expectEnd(await ended, way)
   })
 })

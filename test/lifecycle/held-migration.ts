@@ -9,6 +9,8 @@ import { type Migration, MigrationSource } from '../../src/source.ts'
 
 export const BLOCK = 'guest.ram'
 export const BYTES = 256 * 1024
+/** Of a guest that is not held, but large enough to end in the middle of it. */
+export const MIDFLIGHT_BYTES = 32 * 1024 * 1024
 
 /** Guest memory with something in it. */
 export function guestMemory(): GuestMemory {
