@@ -5,6 +5,8 @@
 const CAPACITY_START_BYTES = 4096
 /** An empty queue gives a larger buffer back, so one big device does not stay allocated. */
 const CAPACITY_KEPT_BYTES = 256 * 1024
+/** What is made room for on a peer's word; beyond that room grows with what really comes. */
+const CAPACITY_EXPECTED_BYTES = 16 * 1024 * 1024
 
 export class ByteQueue {
   #buffer = new Uint8Array(CAPACITY_START_BYTES)
@@ -21,6 +23,15 @@ export class ByteQueue {
   /** Bytes taken since the beginning: the stream position of the next byte. */
   get position(): number {
     return this.#consumed
+  }
+
+  /**
+   * So many bytes will be taken at once: one buffer for them, instead of growing and copying as
+   * they come.
+   */
+  expect(n: number): void {
+    const missing = Math.min(n, CAPACITY_EXPECTED_BYTES) - this.available
+    if (missing > 0) this.#reserve(missing)
   }
 
   append(bytes: Uint8Array): void {

@@ -245,6 +245,7 @@ export class SectionReader {
       )
     }
     this.#context.queue.skip(4)
+    this.#context.queue.expect(length)
     return this.#enter(
       () => this.#readDevicePayload(section, length),
       `device ${JSON.stringify(section.idstr)}`,
