@@ -40,7 +40,7 @@ export class DestinationAnswers {
   #awaited: { round: number; answered: Deferred<void> } | undefined
   #switchoverAcked = false
   /** The PINGs that have no answer yet, oldest first. */
-  readonly #pings: { round: number; sentMs: number }[] = []
+  readonly #pings: { round: number; sentMs: number; answered: Deferred<void> }[] = []
   #roundTripMs = Number.POSITIVE_INFINITY
   #lastPong = -1
   #refused = false
@@ -58,9 +58,11 @@ export class DestinationAnswers {
     this.#reader = new ReturnPathReader({ resumeBlocks: options.blocks })
   }
 
-  /** A PING goes out. */
-  expectPong(round: number): void {
-    this.#pings.push({ round, sentMs: performance.now() })
+  /** A PING goes out. Resolves when it is answered. */
+  expectPong(round: number): Promise<void> {
+    const answered = deferred()
+    this.#pings.push({ round, sentMs: performance.now(), answered })
+    return answered.promise
   }
 
   /** A PING has no answer yet. */
@@ -189,6 +191,7 @@ export class DestinationAnswers {
       this.#refuse(`PONG ${value} came, expected ${ping?.round ?? this.#lastPong + 1}`)
       return
     }
+    ping.answered.resolve()
     this.#roundTripMs = Math.min(this.#roundTripMs, performance.now() - ping.sentMs)
     if (value === KEEP_ALIVE) return
     this.#lastPong = value

@@ -166,6 +166,13 @@ export class OutgoingWire {
     await this.#main.write(ping)
   }
 
+  /** Resolves when the destination has done everything that was said on this channel so far. */
+  async done(): Promise<void> {
+    const answered = this.answers.expectPong(KEEP_ALIVE)
+    await this.#main.write(encodePing(KEEP_ALIVE))
+    await answered
+  }
+
   /** Gives the migration up: the destination need not wait for another connection. Best effort. */
   async cancel(): Promise<void> {
     await this.#main.write(encodeCancel())
@@ -189,7 +196,7 @@ export class OutgoingWire {
   }
 
   #ping(round: number): Uint8Array {
-    this.answers.expectPong(round)
+    void this.answers.expectPong(round)
     return encodePing(round)
   }
 

@@ -251,6 +251,8 @@ export class Outgoing {
       await this.#link.first.unless(this.#link.wire.answers.resumeAnswer),
     )
     await this.#begin()
+    // The guest may be stopped next: pieces of a device must not overtake its START.
+    await this.#link.first.unless(this.#link.wire.done())
     if (this.#paused !== undefined) this.#link.sender.pause()
     status.enter('active')
   }
