@@ -109,7 +109,9 @@ export class RoundSender {
   }
 
   #pump(): void {
-    if (this.#paused) return
+    // A SYNC goes out all the same: without it the destination waits in the middle of a section,
+    // where it does not hear that we are still there.
+    if (this.#paused && this.#scheduler.remainingPages > 0) return
     clearTimeout(this.#timer)
     this.#timer = undefined
     const nowMs = performance.now()
