@@ -97,8 +97,12 @@ export function creditsPerChannel(bytesPerSecond: number): number {
 export function extentsOf(numbers: Float64Array): Extent[] {
   const extents: Extent[] = []
   for (let at = 0; at < numbers.length; at += 4) {
-    const [blockIndex = 0, firstPage = 0, pageCount = 0, dirtyPages = 0] = numbers.subarray(at)
-    extents.push({ blockIndex, firstPage, pageCount, dirtyPages })
+    extents.push({
+      blockIndex: numbers[at] ?? 0,
+      firstPage: numbers[at + 1] ?? 0,
+      pageCount: numbers[at + 2] ?? 0,
+      dirtyPages: numbers[at + 3] ?? 0,
+    })
   }
   return extents
 }
