@@ -1,10 +1,11 @@
 // The destination's VMM, a process of its own: an empty machine that takes one migration, hashes
 // the RAM it got, runs the guest on and lets it check itself. main.ts starts it, with its plan as
 // the argument, and it ends when main.ts lets go of it or is gone.
-import { type Device, MigrationDestination } from '../../src/index.ts'
+import { type Device, MigrationDestination, type SaveStateHandler } from '../../src/index.ts'
 import { DEVICES_NAME, guestMemoryOf, hashRam, PageRate, waitFor } from './guest-ram.ts'
 import { V86Machine } from './machine.ts'
 import { type DestinationPlan, type DestinationReport, describeError, StartError } from './nodes.ts'
+import { hashVideoMemory, videoMemoryHandler } from './video-memory.ts'
 
 /** The guest runs on until it has checked all it has, or for so long at most. */
 const CHECK_LIMIT_MS = 5_000
@@ -33,9 +34,18 @@ async function takeGuest(plan: DestinationPlan): Promise<void> {
       machine.loadDevices(state)
     },
   }
+  const video = videoMemoryHandler(machine)
+  let seen = { hash: '', tookMs: 0 }
+  const vga: SaveStateHandler = {
+    ...video,
+    load: async (state, part, versionId) => {
+      await video.load(state, part, versionId)
+      if (part === 'complete') seen = hashVideoMemory(machine)
+    },
+  }
   await using destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
     memory: guestMemoryOf(machine),
-    devices: [v86],
+    devices: [vga, v86],
     peerTimeoutMs: plan.peerTimeoutMs,
   })
   await report({ kind: 'listening', uri: destination.uri })
@@ -49,7 +59,8 @@ async function takeGuest(plan: DestinationPlan): Promise<void> {
     kind: 'arrived',
     firstInstructionAtMs,
     ramHash: verified.hash,
-    verifyMs: verified.tookMs,
+    videoHash: seen.hash,
+    verifyMs: verified.tookMs + seen.tookMs,
     channelCpuSeconds: cpuNanoseconds / 1e9,
   })
   await report(await letItCheck(machine))

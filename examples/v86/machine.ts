@@ -23,13 +23,14 @@ import {
   loadWithoutMemory,
   saveWithoutMemory,
   type V86Core,
+  videoMemoryOf,
 } from './v86-internals.ts'
 import { type WasmMemory, type WasmModule, wasm } from './wasm.ts'
 
 const MIB = 1024 * 1024
-// The least v86 takes: the guest has no display, and all of it is device state, saved and loaded
-// while stopped.
-const VGA_MEMORY_BYTES = 256 * 1024
+// With what the adapter keeps beside it, 2.9 MB of video memory: a device whose state is worth
+// sending over all channels.
+const VGA_MEMORY_BYTES = 2 * MIB
 const STATE_MAGIC = 0x44363856
 const STATE_HEADER_BYTES = 16
 const STATE_VERSION = 1
@@ -66,6 +67,8 @@ type State = 'new' | 'awaiting-devices' | 'running' | 'stopped' | 'destroyed'
  */
 export class V86Machine {
   readonly guestMemory: V86GuestMemory
+  /** Of all that `videoMemory` gives. */
+  readonly videoMemoryBytes: number
   readonly #emulator: V86
   readonly #core: V86Core
   readonly #clock: GuestClock
@@ -89,6 +92,7 @@ export class V86Machine {
       offsetBytes: cpu.mem8.byteOffset,
       sizeBytes: cpu.mem8.length,
     }
+    this.videoMemoryBytes = videoMemoryOf(this.#core).reduce((sum, { length }) => sum + length, 0)
     emulator.add_listener('serial0-output-byte', (byte) => {
       this.#serialOutput += String.fromCharCode(byte)
     })
@@ -188,7 +192,19 @@ export class V86Machine {
     return this.#serialOutput
   }
 
-  /** Saves all devices, the processor and the guest's clock, but no memory. Only when stopped. */
+  /**
+   * The display adapter's memory, in place: good until the guest runs again. The guest draws
+   * nothing; the host may.
+   */
+  videoMemory(): readonly Uint8Array[] {
+    this.#expect('videoMemory', ['new', 'awaiting-devices', 'stopped'])
+    return videoMemoryOf(this.#core)
+  }
+
+  /**
+   * Saves all devices, the processor and the guest's clock, but no memory of guest or adapter. Only
+   * when stopped.
+   */
   saveDevices(): Uint8Array {
     this.#expect('saveDevices', ['stopped'])
     useClock(clockOwnerOf(this.#core), this.#clock)

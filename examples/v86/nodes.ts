@@ -19,8 +19,9 @@ export type Arrived = {
   readonly kind: 'arrived'
   /** CLOCK_MONOTONIC, comparable between the processes of one host. */
   readonly firstInstructionAtMs: number
-  /** Of all RAM before the guest ran, and the time that took while the guest stood still. */
+  /** Of all RAM and of the video memory before the guest ran, and the time that took meanwhile. */
   readonly ramHash: string
+  readonly videoHash: string
   readonly verifyMs: number
   /** CPU time of the channel threads. */
   readonly channelCpuSeconds: number

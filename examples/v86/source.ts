@@ -9,6 +9,7 @@ import { DEVICES_NAME, guestMemoryOf, hashRam, PageRate, waitFor } from './guest
 import { V86Machine } from './machine.ts'
 import { type Arrived, type Checked, describeError, StartError } from './nodes.ts'
 import type { StartOptions } from './start-options.ts'
+import { hashVideoMemory, paint, videoMemoryHandler } from './video-memory.ts'
 
 const MIB = 1024 * 1024
 /** Generation 1 initialises the working set, at full speed; from the second on the guest checks. */
@@ -30,7 +31,9 @@ export type Move = {
   readonly checked: Checked
   /** Last guest instruction here to first there, less the hashing in between. */
   readonly downtimeMs: number
+  /** Of RAM, and of the video memory. */
   readonly sourceHash: string
+  readonly videoHash: string
   readonly sourceVerifyMs: number
   readonly pagesPerSecondBefore: number
   readonly pagesPerSecondDuring: number
@@ -59,6 +62,7 @@ export async function moveGuest(
     pagesPerSecond: options.rate,
   })
   try {
+    paint(machine)
     display.booting(options, destination.pid)
     const { uri } = await destination.next('listening', signal)
     const pagesPerSecondBefore = await warmUp(machine, {
@@ -69,6 +73,7 @@ export async function moveGuest(
       memory,
       vmm: { stop: () => machine.stop(), resume: () => void machine.resume() },
       devices: [
+        videoMemoryHandler(machine),
         {
           idstr: DEVICES_NAME,
           save: () => machine.saveDevices(),
@@ -97,6 +102,7 @@ export async function moveGuest(
     // performance.now counts from the start of this process, the machine's clock does not.
     const pagesPerSecondDuring = rate.perSecond(performance.now() - sinceMs(lastInstructionAtMs))
     const { hash: sourceHash, tookMs: sourceVerifyMs } = hashRam(machine)
+    const { hash: videoHash } = hashVideoMemory(machine)
     const arrived = await destination.next('arrived', signal)
     // The guest stood still while it was hashed, but that is the example's doing.
     const downtimeMs = arrived.firstInstructionAtMs - lastInstructionAtMs - arrived.verifyMs
@@ -107,6 +113,7 @@ export async function moveGuest(
       checked: await destination.next('checked', signal),
       downtimeMs,
       sourceHash,
+      videoHash,
       sourceVerifyMs,
       pagesPerSecondBefore,
       pagesPerSecondDuring,

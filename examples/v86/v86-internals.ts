@@ -12,7 +12,7 @@ export type V86Cpu = {
   /** Guest memory; a Proxy, so only good for its address and its length. */
   readonly mem8: { readonly byteOffset: number; readonly length: number }
   readonly instruction_counter: Cell
-  readonly devices: { readonly pci: V86Pci }
+  readonly devices: { readonly pci: V86Pci; readonly vga: V86Vga }
   last_result: Cell
   fpu_status_word: Cell
   mxcsr: Cell
@@ -31,6 +31,14 @@ type V86Pci = {
   readonly devices: ReadonlyArray<{ readonly pci_bars: readonly unknown[] } | undefined>
   readonly device_spaces: ReadonlyArray<Int32Array | undefined>
 }
+
+type V86Vga = {
+  /** The display adapter's state, field by field; arrays are those it works with. */
+  get_state(): unknown[]
+}
+
+/** Of that state: text and planes, the linear frame buffer, the pixels of the planes. */
+const VIDEO_MEMORY_FIELDS = [6, 39, 61] as const
 
 export type V86Core = {
   readonly cpu: V86Cpu
@@ -67,7 +75,17 @@ export function clearAbsentBars(core: V86Core): void {
   }
 }
 
-/** Saves everything but guest memory. The guest must be stopped. */
+/** The display adapter's memory as it lies there. Good until WebAssembly memory grows. */
+export function videoMemoryOf({ cpu }: V86Core): Uint8Array[] {
+  const state = cpu.devices.vga.get_state()
+  return VIDEO_MEMORY_FIELDS.map((field) => {
+    // One of them is a Proxy, which native code cannot read.
+    const { buffer, byteOffset, length } = state[field] as Uint8Array<ArrayBuffer>
+    return new Uint8Array(buffer, byteOffset, length)
+  })
+}
+
+/** Saves everything but guest memory and video memory. The guest must be stopped. */
 export function saveWithoutMemory(core: V86Core): ArrayBuffer {
   const { cpu } = core
   const pack = cpu.pack_memory
@@ -75,11 +93,20 @@ export function saveWithoutMemory(core: V86Core): ArrayBuffer {
     packed_memory: new Uint8Array(0),
     bitmap: { get_buffer: () => new ArrayBuffer(0) },
   }
+  const { vga } = cpu.devices
+  const whole = vga.get_state
   cpu.pack_memory = () => empty
+  // Loading it, v86 copies what is there into the arrays that it has.
+  vga.get_state = () => {
+    const state = whole.call(vga)
+    for (const field of VIDEO_MEMORY_FIELDS) state[field] = new Uint8Array(0)
+    return state
+  }
   try {
     return core.save_state()
   } finally {
     cpu.pack_memory = pack
+    vga.get_state = whole
   }
 }
 

@@ -35,6 +35,10 @@ export type Verdict = {
   readonly multifdBytes: number
   readonly dirtyTracker: string
   readonly ramIdentical: boolean
+  /** The same of the display adapter's memory, which travels in pieces over the channels. */
+  readonly videoIdentical: boolean
+  /** Device state that the channels carried beside RAM. */
+  readonly deviceStateBytes: number
   /** What the guest found wrong in its own memory, before and after the move. */
   readonly guestErrors: number
   readonly guestPagesChecked: number
@@ -77,6 +81,8 @@ export function judge(move: Move): Verdict {
     multifdBytes: result.multifdBytes,
     dirtyTracker: result.dirtyTracker,
     ramIdentical: arrived.ramHash === move.sourceHash,
+    videoIdentical: arrived.videoHash === move.videoHash,
+    deviceStateBytes: result.channels.reduce((sum, channel) => sum + channel.deviceStateBytes, 0),
     guestErrors: checked.guestErrors,
     guestPagesChecked: checked.pagesChecked,
     guestPagesPerSecond: move.pagesPerSecondDuring,
@@ -103,7 +109,8 @@ function throughput({ result, arrived }: Move): number {
 
 /** The same guest, unharmed, and still alive. */
 export function passed(verdict: Verdict): boolean {
-  return verdict.ramIdentical && verdict.guestErrors === 0 && verdict.guestPagesChecked > 0
+  const { ramIdentical, videoIdentical, guestErrors, guestPagesChecked } = verdict
+  return ramIdentical && videoIdentical && guestErrors === 0 && guestPagesChecked > 0
 }
 
 export function verdictText(verdict: Verdict, colour: boolean): string {
@@ -134,6 +141,10 @@ export function verdictText(verdict: Verdict, colour: boolean): string {
     ],
     ['of which', partsText(verdict.downtimeParts)],
     ['RAM identical', verdict.ramIdentical ? 'yes' : 'NO'],
+    [
+      'video memory',
+      `${mega(verdict.deviceStateBytes)} MB over the channels, identical: ${verdict.videoIdentical ? 'yes' : 'NO'}`,
+    ],
     [
       'guest errors',
       `${verdict.guestErrors}, after ${verdict.guestPagesChecked} more pages checked at the destination`,

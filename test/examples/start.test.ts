@@ -79,6 +79,9 @@ async function moved(...args: string[]): Promise<Verdict> {
   expect(await started.exitCode(), started.stderr).toBe(0)
   const verdict = started.lastLine as unknown as Verdict
   expect(verdict).toMatchObject({ status: 'completed', ramIdentical: true, guestErrors: 0 })
+  // The display adapter's memory travels over the channels, with its headers.
+  expect(verdict.videoIdentical).toBe(true)
+  expect(verdict.deviceStateBytes).toBeGreaterThan(2.75 * 1024 * 1024)
   expect(verdict.rounds).toBeGreaterThanOrEqual(2)
   expect(verdict.guestPagesChecked).toBeGreaterThan(0)
   return verdict
