@@ -204,10 +204,7 @@ export class DestinationAnswers {
       this.#refused = true
       this.fail(
         new MultifdError(
-          // One that was to take the migration up again, and does not know it.
-          this.resuming && this.#collectedRounds === undefined
-            ? 'ERR_MULTIFD_HANDSHAKE'
-            : 'ERR_MULTIFD_PEER_CLOSED',
+          'ERR_MULTIFD_PEER_CLOSED',
           `the destination reported that the migration failed there (SHUT ${status}): look for the ` +
             'reason there',
         ),

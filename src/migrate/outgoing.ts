@@ -240,14 +240,16 @@ export class Outgoing {
     // It may have broken again before a status could tell.
     if (status.status !== 'reconnecting') status.enter('reconnecting')
     await this.#link.destroy()
-    const { link, answer } = await reconnect({
+    this.#link = await reconnect({
       broken,
       timeoutMs: settings.reconnectTimeoutMs,
       migrationFailed: first,
       open: () => openLink(true),
     })
-    this.#link = link
-    await rounds.giveBack(link, answer)
+    await rounds.giveBack(
+      this.#link,
+      await this.#link.first.unless(this.#link.wire.answers.resumeAnswer),
+    )
     await this.#begin()
     // The guest may be stopped next: pieces of a device must not overtake its START.
     await this.#link.first.unless(this.#link.wire.done())

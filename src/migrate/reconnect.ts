@@ -2,7 +2,6 @@
 // and the attempts to get it, with growing waits between them. It knows neither rounds nor guest.
 
 import { MultifdError } from '../kit/errors.ts'
-import type { ResumeAnswer } from './destination-answers.ts'
 import type { SourceLink } from './source-link.ts'
 import type { FirstError } from './teardown.ts'
 
@@ -28,24 +27,13 @@ export function isBreak({ code, errno }: MultifdError): boolean {
   return BREAKS.includes(code)
 }
 
-/**
- * Whether `error` is what the connection failed with, and the peer would take another one. One that
- * took another one before does, unless it says that it will not.
- */
+/** Whether `error` is what the connection failed with, and the peer would take another one. */
 export function mayReconnect(link: SourceLink, error: MultifdError): boolean {
-  if (link.first.error !== error || !isBreak(error)) return false
-  const { mayResume, peerResumes, resuming } = link.wire.answers
-  return resuming ? mayResume : peerResumes
-}
-
-/** A connection that takes the place of another one. */
-export interface Resumed {
-  link: SourceLink
-  answer: ResumeAnswer
+  return link.first.error === error && isBreak(error) && link.wire.answers.peerResumes
 }
 
 /**
- * Opens another connection within `timeoutMs`, and hears what came over the ones before.
+ * Opens another connection within `timeoutMs`.
  * @throws the error that broke the last one, with why there is no other.
  */
 export async function reconnect(parts: {
@@ -53,12 +41,12 @@ export async function reconnect(parts: {
   timeoutMs: number
   migrationFailed: FirstError
   open: () => Promise<SourceLink>
-}): Promise<Resumed> {
+}): Promise<SourceLink> {
   const { broken, timeoutMs, migrationFailed, open } = parts
   const deadlineMs = performance.now() + timeoutMs
   for (let waitMs = BACKOFF_FIRST_MS; ; waitMs = Math.min(2 * waitMs, BACKOFF_MAX_MS)) {
     try {
-      return await resumed(await open())
+      return await open()
     } catch (thrown) {
       if (migrationFailed.error !== undefined) throw migrationFailed.error
       if (!(thrown instanceof MultifdError)) throw thrown
@@ -75,13 +63,4 @@ function noOther(broken: MultifdError, last: MultifdError): MultifdError {
     `${broken.message}; it could not be reached again (${last.message})`,
     { cause: broken },
   )
-}
-
-async function resumed(link: SourceLink): Promise<Resumed> {
-  try {
-    return { link, answer: await link.first.unless(link.wire.answers.resumeAnswer) }
-  } catch (thrown) {
-    await link.destroy()
-    throw thrown
-  }
 }

@@ -40,10 +40,14 @@ function drop(...connections: RawConnection[]): void {
   for (const { socket } of connections) socket.destroy()
 }
 
-/** The rest of a migration, on a connection that has just begun. */
-function rest(main: RawConnection, channel: RawConnection): void {
+/** Another connection, which carries the migration to its end. */
+async function again(script: Script): Promise<void> {
+  const main = await script.connect(opening(true))
+  await answered(main, encodeResumeAck(1).length)
+  const channel = await script.connect(own.introduction(0))
   main.send(own.ramStart(), own.ramEnd(), own.end())
   channel.send(own.sync(), own.sync())
+  await commit(main)
 }
 
 async function commit(main: RawConnection): Promise<void> {
@@ -52,17 +56,14 @@ async function commit(main: RawConnection): Promise<void> {
 }
 
 describe('a source that connects again', () => {
-  it('is taken up although its channel comes before its main channel, after a failed attempt', async () => {
+  it('gets the channels that come after an attempt that failed', async () => {
     const play = async (script: Script): Promise<void> => {
       const first = await begin(script)
       drop(first.main, first.channel)
       const failed = await script.connect(opening(true))
       await answered(failed, encodeResumeAck(1).length)
       await (await script.connect(own.introduction(7))).gone
-      const channel = await script.connect(own.introduction(0))
-      const main = await script.connect(opening(true))
-      rest(main, channel)
-      await commit(main)
+      await again(script)
     }
     const outcome = await attempt({ guest, play, options: { peerTimeoutMs: 1000 } })
     expect(outcome).toMatchObject({ status: 'completed', normalPages: 1 })
@@ -75,10 +76,7 @@ describe('a source that connects again', () => {
       const first = await begin(script)
       drop(first.channel)
       await first.main.gone
-      const main = await script.connect(opening(true))
-      const channel = await script.connect(own.introduction(0))
-      rest(main, channel)
-      await commit(main)
+      await again(script)
     }
     expect(await attempt({ guest, play })).toMatchObject({ status: 'completed' })
   })
