@@ -24,6 +24,12 @@ import { callVmm } from './vmm.ts'
 /** Between rounds while only the destination's acknowledgement is missing. */
 const ACK_ROUND_MS = 50
 
+/**
+ * Breaks within one round after which the path is given up: one that breaks again as soon as it is
+ * there would otherwise keep the migration busy for ever.
+ */
+const BREAKS_MAX = 16
+
 /** What an outgoing migration works with; made, and taken down, by outgoing-session.ts. */
 export interface OutgoingParts {
   settings: SourceSettings
@@ -45,6 +51,8 @@ export class Outgoing {
   #link: SourceLink
   #decision: Decision | undefined
   #throttled = false
+  /** Since the last round that was sent in full. */
+  #breaks = 0
   /** Settles when the migration goes on; undefined unless it is paused. */
   #paused: ReturnType<typeof deferred<void>> | undefined
   #pauses = 0
@@ -151,6 +159,8 @@ export class Outgoing {
         await passes.stop().catch(() => {})
         if (first.error !== undefined || settings.reconnectTimeoutMs === 0) throw broken
         if (!mayReconnect(this.#link, broken)) throw broken
+        this.#breaks += 1
+        if (this.#breaks > BREAKS_MAX) throw brokeTooOften(broken)
       }
     }
   }
@@ -191,6 +201,7 @@ export class Outgoing {
     const pauses = this.#pauses
     const pausedBefore = this.#paused !== undefined
     const figures = await rounds.send(this.#link, false)
+    this.#breaks = 0
     // One that was paused says nothing about the path.
     if (!pausedBefore && pauses === this.#pauses) convergence.roundSent(figures)
     await rounds.endPart(this.#link)
@@ -256,4 +267,13 @@ export class Outgoing {
     if (this.#paused !== undefined) this.#link.sender.pause()
     status.enter('active')
   }
+}
+
+function brokeTooOften(broken: MultifdError): MultifdError {
+  return new MultifdError(
+    broken.code,
+    `the connection broke ${BREAKS_MAX + 1} times within one round, the last time so: ` +
+      `${broken.message}; look at the path before the next attempt`,
+    { cause: broken },
+  )
 }

@@ -185,6 +185,15 @@ describe('a connection that stays away', () => {
     expect(other.message).toMatch(/did not connect again/)
   })
 
+  it('is given up when it breaks again and again', async () => {
+    await using path = await brokenPath({ sizeBytes: SIZE, seed, source: { vmm: idleVmm } })
+    path.proxy.cutEvery(64 * 1024)
+    const error = await failure(path.source.migrate(path.proxy.uri).result)
+    expect(error.message).toMatch(/broke \d+ times within one round/)
+    expect(path.proxy.cuts).toBeGreaterThan(8)
+    expect((await failure(path.destination.completed)).message).toMatch(/gave .*up|again/)
+  })
+
   it('where nobody listens any more fails at once, and says so', async () => {
     const vmm = recordingVmm()
     await using path = await brokenPath({ sizeBytes: SIZE, seed, source: { vmm } })

@@ -17,6 +17,7 @@ export class CuttingProxy implements AsyncDisposable {
   readonly #sockets = new Set<Socket>()
   #held: [Socket, Socket] | undefined
   #cutAfterBytes = Number.POSITIVE_INFINITY
+  #everyBytes = Number.POSITIVE_INFINITY
   #cutHow: Cut = 'reset'
   #forwardedBytes = 0
   #cuts = 0
@@ -47,9 +48,15 @@ export class CuttingProxy implements AsyncDisposable {
     this.#cutHow = how
   }
 
+  /** Again and again. */
+  cutEvery(bytes: number): void {
+    this.#everyBytes = bytes
+    this.cutAfter(bytes)
+  }
+
   cut(how: Cut = 'reset'): void {
     this.#cuts += 1
-    this.#cutAfterBytes = Number.POSITIVE_INFINITY
+    this.#cutAfterBytes = this.#forwardedBytes + this.#everyBytes
     for (const socket of [...this.#pairs].flat()) {
       if (how === 'reset') socket.resetAndDestroy()
       else socket.destroy()
