@@ -242,7 +242,8 @@ describe('strangers at a destination whose migration runs', () => {
     })
     const { uri } = path.destination
     const migration = path.source.migrate(uri)
-    await until(migration, ({ multifdBytes }) => multifdBytes > MIB)
+    // What the source has sent may stand in front of a destination that is not ready yet.
+    await until(migration, () => path.destination.status === 'active')
     await using other = filled(MIB, seed)
     const second = new MigrationSource({ memory: other, vmm: idleVmm, reconnectTimeoutMs: 0 })
     const refused = failure(second.migrate(uri).result)
