@@ -54,7 +54,9 @@ describe('a worker', () => {
 
   it('that is terminated as the source leaves a destination that says so', async () => {
     await using memory = GuestMemory.openMemfd(BLOCK, BYTES)
-    const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', { memory })
+    const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
+      ...{ memory, reconnectTimeoutMs: 0 },
+    })
     const worker = new MigrationWorker({ role: 'source', uri: destination.uri })
     expect(await worker.line()).toBe('held')
     await worker.terminate()
@@ -99,7 +101,9 @@ describe('a worker', () => {
   it('migrates the memory of the main thread, until its owner takes it away', async () => {
     const memory = guestMemory()
     await using received = GuestMemory.openMemfd(BLOCK, BYTES)
-    const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', { memory: received })
+    const destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
+      ...{ memory: received, reconnectTimeoutMs: 0 },
+    })
     const worker = new MigrationWorker({
       ...{ role: 'source', uri: destination.uri, token: memory.token },
     })
