@@ -152,6 +152,7 @@ export class Outgoing {
         running.catch((thrown: unknown) => this.#deviceFailed(asMultifdError(thrown)))
         await this.#rounds()
         await passes.stop()
+        await this.#mainChannelDone()
         return
       } catch (thrown) {
         this.#ending = false
@@ -194,6 +195,12 @@ export class Outgoing {
     await this.#parts.rounds.collected(this.#link)
     this.#ending = this.#paused === undefined
     return this.#ending
+  }
+
+  /** Pieces of a device must not overtake its START and PARTs, which are on the main channel. */
+  async #mainChannelDone(): Promise<void> {
+    if (!this.#parts.settings.devices.some(({ inPieces }) => inPieces)) return
+    await this.#link.first.unless(this.#link.wire.done())
   }
 
   async #sendRound(): Promise<void> {
@@ -262,8 +269,6 @@ export class Outgoing {
       await this.#link.first.unless(this.#link.wire.answers.resumeAnswer),
     )
     await this.#begin()
-    // The guest may be stopped next: pieces of a device must not overtake its START.
-    await this.#link.first.unless(this.#link.wire.done())
     if (this.#paused !== undefined) this.#link.sender.pause()
     status.enter('active')
   }
