@@ -106,11 +106,15 @@ export class DestinationLink {
 
   /** Gives a connection that introduced itself its place; those that have none fail the link. */
   introduce(connection: NativeConnection): void {
-    const channels = this.#own?.channels ?? 0
+    const { channels = 0, resuming } = this.#own ?? {}
     const { channelId, uuid } = connection
+    if (resuming !== undefined && Buffer.from(uuid).toString('hex') !== resuming) {
+      connection.close() // left over from a connection before, or a stranger's
+      return
+    }
     const problem =
       introductionProblem(connection, { channels, taken: this.#taken }) ??
-      this.#uuidProblem(uuid, `multifd channel ${channelId}`)
+      (resuming === undefined ? this.#uuidProblem(uuid, `multifd channel ${channelId}`) : undefined)
     if (problem !== undefined) {
       connection.close()
       this.first.set(problem)

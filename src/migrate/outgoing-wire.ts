@@ -5,7 +5,7 @@ import type { MainChannelListener, MainStream } from '../channel/main-channel.ts
 import type { NativeCompression } from '../kit/native.ts'
 import { concatBytes } from '../wire/bytes.ts'
 import { encodeConfiguration, encodeHeader } from '../wire/configuration.ts'
-import { formatOwnCapabilities, OWN_MACHINE_NAME } from '../wire/dialect.ts'
+import { formatOwnCapabilities, OWN_MACHINE_NAME, type OwnCapabilities } from '../wire/dialect.ts'
 import type { SectionName } from '../wire/main-stream-events.ts'
 import {
   encodeCancel,
@@ -72,11 +72,10 @@ export class OutgoingWire {
     channels: number
     compression: NativeCompression
     uuid: Uint8Array
-    resumeToken: string | undefined
+    /** The tokens of src/wire/dialect.ts. */
+    resume: Pick<OwnCapabilities, 'resume' | 'resuming'>
   }): Promise<void> {
-    const { channels, compression, uuid, resumeToken } = options
-    const { resuming } = this.answers
-    const resume = resumeToken === undefined ? {} : { resume: resumeToken, resuming }
+    const { channels, compression, uuid, resume } = options
     const own = { channels, commit: true, compression, switchoverAck: true, ...resume }
     await this.#main.write(
       concatBytes(

@@ -2,6 +2,7 @@
 // sends rounds over them. It breaks as a whole. The migration it serves may go on over the next
 // one, so nothing here knows rounds, guest or who owns it.
 
+import { randomBytes } from 'node:crypto'
 import { MainChannel } from '../channel/main-channel.ts'
 import type { SendChannel } from '../channel/send-channel.ts'
 import type { GuestMemory } from '../guest/guest-memory.ts'
@@ -121,11 +122,21 @@ export class SourceLink {
     })
     await this.first.unless(connecting)
     const { multifdChannels: channels, compression, uuid } = settings
-    await this.first.unless(this.wire.begin({ channels, compression, uuid, resumeToken }))
+    // Those of a connection before, which came late, must not be taken for channels of this one.
+    const channelUuid = Buffer.from(resuming ? randomBytes(16) : uuid)
+    const resume = {
+      ...(resumeToken === undefined ? {} : { resume: resumeToken }),
+      ...(resuming ? { resuming: channelUuid.toString('hex') } : {}),
+    }
+    await this.first.unless(this.wire.begin({ channels, compression, uuid, resume }))
     // Channels that came before the destination took this connection up may be a stranger's.
     if (resuming) await this.first.unless(this.#resumeAnswer())
     const { flush, ready } = openChannels({
-      settings: { ...settings, maxBandwidthBytesPerSecond: limiter.bytesPerSecond },
+      settings: {
+        ...settings,
+        uuid: channelUuid,
+        maxBandwidthBytesPerSecond: limiter.bytesPerSecond,
+      },
       endpoint,
       group,
       choice,

@@ -80,8 +80,12 @@ export interface OwnCapabilities {
    * connections of a migration, and unguessable. Default: it cannot.
    */
   resume?: string
-  /** Another connection carried this migration before; with `resume`. Default false. */
-  resuming?: boolean
+  /**
+   * Another connection carried this migration before; with `resume`. The multifd channels of this
+   * one bring these 16 bytes as their UUID, 32 lower-case hexadecimal digits: those of an attempt
+   * before must not be taken for them. Default: it is the first.
+   */
+  resuming?: string
   /** The source stops its guest only when the destination's devices are ready. Default false. */
   switchoverAck?: boolean
 }
@@ -91,7 +95,8 @@ const COMMIT_ENTRY = 'commit'
 /** Named as QEMU's parameter; absent for none, as versions before it were. */
 const COMPRESSION_KEY = 'multifd-compression='
 const RESUME_KEY = 'resume='
-const RESUMING_ENTRY = 'resuming'
+const RESUMING_KEY = 'resuming='
+/** Of both. */
 const RESUME_TOKEN = /^[0-9a-f]{32}$/
 /** Named as QEMU's capability. */
 const SWITCHOVER_ACK_ENTRY = 'switchover-ack'
@@ -99,10 +104,11 @@ const METHODS: readonly NativeCompression[] = ['none', 'zlib', 'zstd']
 
 /** @throws RangeError if the number of channels is not 1 .. 255, or the token not 32 digits */
 export function formatOwnCapabilities(own: OwnCapabilities): string[] {
-  const { channels, commit, compression, resume, resuming = false, switchoverAck = false } = own
+  const { channels, commit, compression, resume, resuming, switchoverAck = false } = own
   if (channels === 0) throw new RangeError(`expected channels to be 1 .. ${CHANNELS_MAX}, got 0`)
   checkUnsigned('channels', channels, CHANNELS_MAX)
-  if (resume !== undefined && !RESUME_TOKEN.test(resume)) {
+  for (const token of [resume, resuming]) {
+    if (token === undefined || RESUME_TOKEN.test(token)) continue
     throw new RangeError('expected the resume token to be 32 lower-case hexadecimal digits')
   }
   return [
@@ -110,7 +116,7 @@ export function formatOwnCapabilities(own: OwnCapabilities): string[] {
     ...(commit ? [COMMIT_ENTRY] : []),
     ...(compression === 'none' ? [] : [`${COMPRESSION_KEY}${compression}`]),
     ...(resume === undefined ? [] : [`${RESUME_KEY}${resume}`]),
-    ...(resuming ? [RESUMING_ENTRY] : []),
+    ...(resuming === undefined ? [] : [`${RESUMING_KEY}${resuming}`]),
     ...(switchoverAck ? [SWITCHOVER_ACK_ENTRY] : []),
   ]
 }
@@ -121,22 +127,19 @@ export function parseOwnCapabilities(capabilities: readonly string[]): Result<Ow
   let commit = false
   let compression: NativeCompression | undefined
   let resume: string | undefined
-  let resuming = false
+  let resuming: string | undefined
   let switchoverAck = false
   for (const entry of capabilities) {
     if (entry === COMMIT_ENTRY && !commit) {
       commit = true
-    } else if (entry === RESUMING_ENTRY && !resuming) {
-      resuming = true
     } else if (entry === SWITCHOVER_ACK_ENTRY && !switchoverAck) {
       switchoverAck = true
     } else if (entry.startsWith(RESUME_KEY) && resume === undefined) {
       resume = entry.slice(RESUME_KEY.length)
-      if (!RESUME_TOKEN.test(resume)) {
-        return refuse(
-          `the source resumes with ${quote(resume)}, expected 32 lower-case hexadecimal digits`,
-        )
-      }
+      if (!RESUME_TOKEN.test(resume)) return refuseToken(resume)
+    } else if (entry.startsWith(RESUMING_KEY) && resuming === undefined) {
+      resuming = entry.slice(RESUMING_KEY.length)
+      if (!RESUME_TOKEN.test(resuming)) return refuseToken(resuming)
     } else if (entry.startsWith(CHANNELS_KEY) && channels === undefined) {
       const text = entry.slice(CHANNELS_KEY.length)
       channels = /^[1-9]\d{0,2}$/.test(text) ? Number(text) : Number.NaN
@@ -160,13 +163,19 @@ export function parseOwnCapabilities(capabilities: readonly string[]): Result<Ow
   return ok({
     ...{ channels, commit, compression: compression ?? 'none' },
     ...(resume === undefined ? {} : { resume }),
-    ...(resuming ? { resuming } : {}),
+    ...(resuming === undefined ? {} : { resuming }),
     ...(switchoverAck ? { switchoverAck } : {}),
   })
 }
 
 function quote(text: string): string {
   return JSON.stringify(text.slice(0, 64))
+}
+
+function refuseToken(token: string): Result<OwnCapabilities> {
+  return refuse(
+    `the source resumes with ${quote(token)}, expected 32 lower-case hexadecimal digits`,
+  )
 }
 
 function refuse(problem: string): Result<OwnCapabilities> {

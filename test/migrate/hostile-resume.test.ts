@@ -18,14 +18,20 @@ afterAll(() => guest.memory.close())
 
 const TOKEN = '0123456789abcdef'.repeat(2)
 
-function opening(resuming: boolean, resume = TOKEN): Uint8Array {
-  const commit = { commit: true, compression: 'none', resume, resuming } as const
+/** What the channels of connection `attempt` bring as their UUID. */
+const channelUuid = (attempt: number): Uint8Array => new Uint8Array(16).fill(attempt)
+
+/** @param attempt how often it connected before */
+function opening(attempt: number, resume = TOKEN): Uint8Array {
+  const resuming =
+    attempt === 0 ? {} : { resuming: Buffer.from(channelUuid(attempt)).toString('hex') }
+  const commit = { commit: true, compression: 'none', resume, ...resuming } as const
   return own.opening({ capabilities: formatOwnCapabilities({ channels: 1, ...commit }) })
 }
 
 /** The first connection, one round in; `drop` breaks it. */
 async function begin(script: Script): Promise<{ main: RawConnection; channel: RawConnection }> {
-  const main = await script.connect(opening(false), own.ramStart(), own.ramPart(), encodePing(1))
+  const main = await script.connect(opening(0), own.ramStart(), own.ramPart(), encodePing(1))
   const channel = await script.connect(own.introduction(0), own.sync(), own.ramPacket(), own.sync())
   await answered(main, encodeResumeAck(0).length + 8)
   return { main, channel }
@@ -41,10 +47,10 @@ function drop(...connections: RawConnection[]): void {
 }
 
 /** Another connection, which carries the migration to its end. */
-async function again(script: Script): Promise<void> {
-  const main = await script.connect(opening(true))
+async function again(script: Script, attempt = 1): Promise<void> {
+  const main = await script.connect(opening(attempt))
   await answered(main, encodeResumeAck(1).length)
-  const channel = await script.connect(own.introduction(0))
+  const channel = await script.connect(own.introduction(0, channelUuid(attempt)))
   main.send(own.ramStart(), own.ramEnd(), own.end())
   channel.send(own.sync(), own.sync())
   await commit(main)
@@ -60,15 +66,32 @@ describe('a source that connects again', () => {
     const play = async (script: Script): Promise<void> => {
       const first = await begin(script)
       drop(first.main, first.channel)
-      const failed = await script.connect(opening(true))
+      const failed = await script.connect(opening(1))
       await answered(failed, encodeResumeAck(1).length)
-      await (await script.connect(own.introduction(7))).gone
-      await again(script)
+      await (await script.connect(own.introduction(7, channelUuid(1)))).gone
+      await again(script, 2)
     }
     const outcome = await attempt({ guest, play, options: { peerTimeoutMs: 1000 } })
     expect(outcome).toMatchObject({ status: 'completed', normalPages: 1 })
     expect(guest.ram[0]).toBe(0x77)
     expect(census()).toEqual(before)
+  })
+
+  it('is not given the channels of an attempt before, however late they come', async () => {
+    const play = async (script: Script): Promise<void> => {
+      const first = await begin(script)
+      drop(first.main, first.channel)
+      const main = await script.connect(opening(2))
+      await answered(main, encodeResumeAck(1).length)
+      const late = [own.sync(), own.ramPacket({ normalOffsets: [4096] }), own.sync()]
+      await (await script.connect(own.introduction(0, channelUuid(1)), ...late)).gone
+      const channel = await script.connect(own.introduction(0, channelUuid(2)))
+      main.send(own.ramStart(), own.ramEnd(), own.end())
+      channel.send(own.sync(), own.sync())
+      await commit(main)
+    }
+    expect(await attempt({ guest, play })).toMatchObject({ status: 'completed', normalPages: 1 })
+    expect(guest.ram[4096]).toBe(0)
   })
 
   it('hears on its main channel that a channel broke here', async () => {
@@ -88,7 +111,7 @@ describe('a source that connects again', () => {
       channel.send(own.sync())
       await answered(main, encodeResumeAck(0).length + 16)
       drop(main, channel)
-      await script.connect(opening(true))
+      await script.connect(opening(1))
     }
     expectRefusal(await attempt({ guest, play }), 'ERR_MULTIFD_PEER_CLOSED')
     expect(census()).toEqual(before)
@@ -97,9 +120,9 @@ describe('a source that connects again', () => {
 
 describe('a stranger beside a migration', () => {
   const strangers: [string, Uint8Array][] = [
-    ['with another token', opening(true, 'f'.repeat(32))],
-    ['that has the token, and does not resume', opening(false)],
-    ['that says nothing more', opening(true).subarray(0, 20)],
+    ['with another token', opening(1, 'f'.repeat(32))],
+    ['that has the token, and does not resume', opening(0)],
+    ['that says nothing more', opening(1).subarray(0, 20)],
   ]
   for (const [who, bytes] of strangers) {
     it(`${who} costs it nothing`, async () => {

@@ -186,9 +186,13 @@ describe('a connection that stays away', () => {
   })
 
   it('is given up when it breaks again and again', async () => {
-    await using path = await brokenPath({ sizeBytes: SIZE, seed, source: { vmm: idleVmm } })
+    const source = { vmm: idleVmm, maxBandwidthBytesPerSecond: 40e6 }
+    await using path = await brokenPath({ sizeBytes: SIZE, seed, source })
+    const migration = path.source.migrate(path.proxy.uri)
+    // Before its destination has said that it resumes, one break is the end.
+    await until(migration, ({ multifdBytes }) => multifdBytes > MIB)
     path.proxy.cutEvery(64 * 1024)
-    const error = await failure(path.source.migrate(path.proxy.uri).result)
+    const error = await failure(migration.result)
     expect(error.message).toMatch(/broke \d+ times within one round/)
     expect(path.proxy.cuts).toBeGreaterThan(8)
     expect((await failure(path.destination.completed)).message).toMatch(/gave .*up|again/)
@@ -249,7 +253,7 @@ describe('strangers at a destination whose migration runs', () => {
     const refused = failure(second.migrate(uri).result)
     const garbage = [Buffer.from('GET / HTTP/1.1\r\n\r\n'), new Uint8Array(4096), new Uint8Array(0)]
     const own = { channels: 2, commit: true, switchoverAck: true, compression: 'none' } as const
-    const resume = { ...own, resume: '0'.repeat(32), resuming: true }
+    const resume = { ...own, resume: '0'.repeat(32), resuming: '0'.repeat(32) }
     const token = concatBytes(
       encodeHeader(),
       encodeConfiguration({

@@ -98,6 +98,8 @@ describe('our own ends', () => {
       /"multifd-compression=zstd".*twice/,
     ],
     [['multifd-channels=4', 'resume='], /with "", expected 32/],
+    [['multifd-channels=4', 'resuming='], /with "", expected 32/],
+    [['multifd-channels=4', 'resuming'], /asks for "resuming", which/],
     [['multifd-channels=4', `resume=${'a'.repeat(31)}`], /expected 32 lower-case/],
     [['multifd-channels=4', `resume=${'a'.repeat(33)}`], /expected 32 lower-case/],
     [['multifd-channels=4', `resume=${'A'.repeat(32)}`], /expected 32 lower-case/],
