@@ -10,14 +10,16 @@ export class FirstError {
   readonly #failed: Deferred<never> = deferred()
   /** Steps that are waited for. Racing each with one promise would keep a trace of all of them. */
   readonly #waiting = new Set<(error: MultifdError) => void>()
-  readonly #inner: FirstError[] = []
+  readonly #outer: FirstError | undefined
+  readonly #inner = new Set<FirstError>()
   #error: MultifdError | undefined
 
   /** @param outer what ends more than this: its first error is this one's, too. */
   constructor(side: Side, outer?: FirstError) {
     this.#side = side
+    this.#outer = outer
     if (outer === undefined) return
-    outer.#inner.push(this)
+    outer.#inner.add(this)
     if (outer.#error !== undefined) this.set(outer.#error)
   }
 
@@ -34,6 +36,7 @@ export class FirstError {
   set(error: MultifdError): void {
     if (this.#error === undefined) {
       this.#error = error
+      if (this.#outer !== undefined) this.#outer.#inner.delete(this)
       this.#failed.reject(error)
       for (const reject of this.#waiting) reject(error)
       for (const inner of this.#inner) inner.set(error)
