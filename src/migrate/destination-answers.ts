@@ -3,6 +3,7 @@
 
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
+import { OWN_PONG_AT_WORK } from '../wire/dialect.ts'
 import { type ReturnPathEvent, ReturnPathReader } from '../wire/return-path.ts'
 
 /** The value of a PING that only says that we are still there. */
@@ -42,6 +43,7 @@ export class DestinationAnswers {
   /** The PINGs that have no answer yet, oldest first. */
   readonly #pings: { round: number; sentMs: number; answered: Deferred<void> }[] = []
   #roundTripMs = Number.POSITIVE_INFINITY
+  #atWork = 0
   #lastPong = -1
   #refused = false
   /** SHUT(0) comes twice: behind EOF, and behind the commit. */
@@ -65,6 +67,10 @@ export class DestinationAnswers {
     return answered.promise
   }
 
+  /** How often it said, unasked, that it is at work. */
+  get atWork(): number {
+    return this.#atWork
+  }
   /** A PING has no answer yet. */
   get owesPong(): boolean {
     return this.#pings.length > 0
@@ -186,6 +192,10 @@ export class DestinationAnswers {
 
   /** PINGs carry numbers of rounds, and are answered in order, once the sync was collected. */
   #ponged(value: number): void {
+    if (value === OWN_PONG_AT_WORK) {
+      this.#atWork += 1
+      return
+    }
     const ping = this.#pings.shift()
     if (value !== ping?.round) {
       this.#refuse(`PONG ${value} came, expected ${ping?.round ?? this.#lastPong + 1}`)

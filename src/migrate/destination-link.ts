@@ -24,11 +24,18 @@ export interface DestinationLinkParts {
   /** Ends the migration, and every connection with it. */
   migrationFailed: FirstError
   main: NativeConnection
+  /** This side has work in hand that the source must wait for. */
+  atWork: () => boolean
   /** A piece of a device's state came over a channel. */
   devicePacket: (packet: DevicePacket) => void
   /** A channel ended between two packets. */
   channelEnded: (link: DestinationLink, channelId: number) => void
 }
+
+/** How often the source hears that this side is at work. */
+const AT_WORK_MS = 1000
+/** Two ends that were given the same short time hear of each other often enough. */
+const AT_WORK_PER_TIMEOUT = 4
 
 export class DestinationLink {
   /** The first thing that breaks this connection, or ends the migration. */
@@ -38,6 +45,7 @@ export class DestinationLink {
   readonly #parts: DestinationLinkParts
   readonly #taken = new Map<number, NativeConnection>()
   readonly #allArrived: Deferred<void> = deferred()
+  readonly #atWork: NodeJS.Timeout
   #own: OwnCapabilities | undefined
   #channels: ReceiveChannel[] = []
   #syncs = new SyncCollector([])
@@ -53,11 +61,17 @@ export class DestinationLink {
     )
     this.watchdog = new Watchdog({
       timeoutMs: settings.peerTimeoutMs,
-      // Until all are there another clock runs.
-      progress: () => (this.#channels.length === 0 ? performance.now() : this.receivedBytes),
+      // Until all are there another clock runs; and for our own work the source is not to blame.
+      progress: () =>
+        this.#channels.length === 0 || parts.atWork() ? performance.now() : this.receivedBytes,
       deepProgress: () => 0,
       expired: (error) => this.first.set(error),
     })
+    const atWorkMs = Math.min(AT_WORK_MS, settings.peerTimeoutMs / AT_WORK_PER_TIMEOUT)
+    this.#atWork = setInterval(() => {
+      if (parts.atWork()) this.wire.atWork()
+    }, atWorkMs)
+    this.#atWork.unref()
   }
 
   get channels(): readonly ReceiveChannel[] {
@@ -163,6 +177,7 @@ export class DestinationLink {
   /** Ends what is still there, but for the main channel's last words. */
   async destroy(): Promise<void> {
     this.watchdog.stop()
+    clearInterval(this.#atWork)
     for (const connection of this.#taken.values()) connection.close()
     await this.stopReceiving()
   }

@@ -59,6 +59,7 @@ export class DeviceLoader {
   readonly #fail: (error: MultifdError) => void
   #devices: LoadingDevice[]
   #noMorePieces = false
+  #callsInHand = 0
 
   /**
    * @param options.queueBytesMax pieces of one device that may wait for an earlier one, bytes
@@ -73,6 +74,11 @@ export class DeviceLoader {
     this.#queueBytesMax = options.queueBytesMax
     this.#fail = options.fail
     this.#devices = this.#handlers.map(awaited)
+  }
+
+  /** A call into a device is in hand; each has its own time limit. */
+  get loading(): boolean {
+    return this.#callsInHand > 0
   }
 
   /**
@@ -255,7 +261,12 @@ export class DeviceLoader {
     const { handler, versionId } = device
     const work = device.inHand.then(() => handler.load(state, part, versionId))
     device.inHand = work.catch(() => {})
-    await work
+    this.#callsInHand += 1
+    try {
+      await work
+    } finally {
+      this.#callsInHand -= 1
+    }
   }
 
   #failed(device: LoadingDevice, error: MultifdError): void {

@@ -45,6 +45,7 @@ export class IncomingSession {
   #released: Promise<void> = Promise.resolve()
   /** Native work on the guest memory: it cannot be called off, only waited for. */
   #emptying: Promise<unknown> = Promise.resolve()
+  #emptyingNow = false
 
   constructor(settings: DestinationSettings, endpoint: NativeEndpoint) {
     this.#settings = settings
@@ -145,7 +146,9 @@ export class IncomingSession {
     if (!settings.memoryIsZero) {
       const emptying = settings.memory.native.empty()
       this.#emptying = emptying
+      this.#emptyingNow = true
       checked(await link.first.unless(emptying), 'emptying the guest memory failed')
+      this.#emptyingNow = false
     }
     await link.first.unless(link.allArrived)
     if (this.#resumeToken === undefined) await this.#door.close()
@@ -242,6 +245,7 @@ export class IncomingSession {
       settings: this.#settings,
       migrationFailed: this.#first,
       main,
+      atWork: () => this.#emptyingNow || (this.#incoming?.loading ?? false),
       devicePacket: (packet) => this.#incoming?.devicePacket(packet),
       channelEnded: (link, channelId) => this.#channelEnded(link, channelId),
     })

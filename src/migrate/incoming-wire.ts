@@ -5,7 +5,7 @@ import type { MainChannelListener, MainStream } from '../channel/main-channel.ts
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { MultifdError } from '../kit/errors.ts'
 import { concatBytes } from '../wire/bytes.ts'
-import { OWN_COMMAND_CANCEL } from '../wire/dialect.ts'
+import { OWN_COMMAND_CANCEL, OWN_PONG_AT_WORK } from '../wire/dialect.ts'
 import type { MainStreamEvent } from '../wire/main-stream-events.ts'
 import { MainStreamReader } from '../wire/main-stream-reader.ts'
 import {
@@ -83,6 +83,11 @@ export class IncomingWire {
   async pong(data: Uint8Array): Promise<void> {
     const value = new DataView(data.buffer, data.byteOffset, data.length).getUint32(0)
     await this.#main.write(encodePong(value))
+  }
+
+  /** Nobody asked, but the source is not to take this side for silent. Best effort. */
+  atWork(): void {
+    void this.#main.write(encodePong(OWN_PONG_AT_WORK))
   }
 
   /** This side's devices are ready for the switchover. */

@@ -37,6 +37,10 @@ export class Incoming {
     })
   }
 
+  /** A device is being loaded. */
+  get loading(): boolean {
+    return this.#loader.loading
+  }
   /** Rounds whose sync was collected, over all connections. */
   get collectedRounds(): number {
     return this.#collectedRounds

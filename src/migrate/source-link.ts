@@ -218,7 +218,8 @@ export class SourceLink {
     if (!this.#sender?.sending && !this.#pieces?.sending) {
       this.#heardBytes = this.#wire?.readBytes ?? 0
     }
-    return this.multifdBytes + this.#saidBytes + this.#heardBytes
+    const atWork = this.#wire?.answers.atWork ?? 0
+    return this.multifdBytes + this.#saidBytes + this.#heardBytes + atWork
   }
 }
 

@@ -90,10 +90,7 @@ export interface MigrationSourceOptions {
   uuid?: string
   /** Default 10 000. */
   connectTimeoutMs?: number
-  /**
-   * A peer that gives no sign of life for so long has failed; default 10 000. A destination gives
-   * none while it empties its memory, or while its devices load what they got.
-   */
+  /** A peer that gives no sign of life for so long has failed; default 10 000. */
   peerTimeoutMs?: number
   /**
    * A connection that breaks while the guest runs is replaced within this time, and what the

@@ -25,6 +25,12 @@ export const OWN_MACHINE_NAME = `${OWN_MACHINE_PREFIX}1`
 export const OWN_COMMAND_COMMIT = 0x4d01
 
 /**
+ * The value of a PONG that answers no PING: the destination is at work that the source has to wait
+ * for, such as loading a device. Only between our own ends.
+ */
+export const OWN_PONG_AT_WORK = 0xffff_fffe
+
+/**
  * The source gives the migration up: a destination that would wait for another connection need not.
  * Empty data, only between our own ends, before the commit.
  */

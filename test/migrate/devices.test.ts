@@ -201,6 +201,30 @@ describe('devices of every kind at once', () => {
   })
 })
 
+describe('devices that load for longer than a silent peer may last', () => {
+  it('are waited for: setup and complete, on the main channel', async () => {
+    await using from = filled(MIB, seed)
+    await using to = GuestMemory.allocate('ram', MIB)
+    const state = stateBytes(1000, seed)
+    const arrived = new Arrived('gpu')
+    const slow: SaveStateHandler = {
+      ...{ idstr: 'gpu', setup: arrived.setup, complete: arrived.complete },
+      async load(bytes, part) {
+        await new Promise((resolve) => setTimeout(resolve, 4 * peerTimeoutMs))
+        arrived.load(bytes, part)
+      },
+    }
+    const peerTimeoutMs = 200
+    const device = { idstr: 'gpu', setup: () => state, complete: () => state }
+    const outcome = await migrateOnce({
+      ...{ from, to },
+      source: { devices: [{ ...device, load: () => {} }], peerTimeoutMs },
+      destination: { devices: [slow], peerTimeoutMs },
+    })
+    expect(outcome.result.status).toBe('completed')
+  })
+})
+
 describe('pieces that overtake each other', () => {
   /** One channel stands still until the device has given its last piece. */
   async function overtaking(
