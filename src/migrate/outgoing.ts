@@ -69,9 +69,6 @@ export class Outgoing {
   get decision(): Decision | undefined {
     return this.#decision
   }
-  get paused(): boolean {
-    return this.#paused !== undefined
-  }
 
   /** Everything from the first section on. */
   async run(): Promise<void> {
