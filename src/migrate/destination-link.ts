@@ -17,7 +17,7 @@ import { checkOwnSource } from './incoming-handshake.ts'
 import { IncomingWire } from './incoming-wire.ts'
 import { SyncCollector } from './sync-collector.ts'
 import { asMultifdError, FirstError } from './teardown.ts'
-import { Watchdog } from './watchdog.ts'
+import { signOfLifeMs, Watchdog } from './watchdog.ts'
 
 export interface DestinationLinkParts {
   settings: DestinationSettings
@@ -31,11 +31,6 @@ export interface DestinationLinkParts {
   /** A channel ended between two packets. */
   channelEnded: (link: DestinationLink, channelId: number) => void
 }
-
-/** How often the source hears that this side is at work. */
-const AT_WORK_MS = 1000
-/** Two ends that were given the same short time hear of each other often enough. */
-const AT_WORK_PER_TIMEOUT = 4
 
 export class DestinationLink {
   /** The first thing that breaks this connection, or ends the migration. */
@@ -67,10 +62,10 @@ export class DestinationLink {
       deepProgress: () => 0,
       expired: (error) => this.first.set(error),
     })
-    const atWorkMs = Math.min(AT_WORK_MS, settings.peerTimeoutMs / AT_WORK_PER_TIMEOUT)
+    // Only to a source that said who it is: a stranger hears nothing.
     this.#atWork = setInterval(() => {
-      if (parts.atWork()) this.wire.atWork()
-    }, atWorkMs)
+      if (this.#own !== undefined && parts.atWork()) this.wire.atWork()
+    }, signOfLifeMs(settings.peerTimeoutMs))
     this.#atWork.unref()
   }
 

@@ -44,8 +44,7 @@ export class IncomingSession {
   #compression: NativeCompression = 'none'
   #released: Promise<void> = Promise.resolve()
   /** Native work on the guest memory: it cannot be called off, only waited for. */
-  #emptying: Promise<unknown> = Promise.resolve()
-  #emptyingNow = false
+  #emptying: Promise<unknown> | undefined
 
   constructor(settings: DestinationSettings, endpoint: NativeEndpoint) {
     this.#settings = settings
@@ -146,9 +145,8 @@ export class IncomingSession {
     if (!settings.memoryIsZero) {
       const emptying = settings.memory.native.empty()
       this.#emptying = emptying
-      this.#emptyingNow = true
       checked(await link.first.unless(emptying), 'emptying the guest memory failed')
-      this.#emptyingNow = false
+      this.#emptying = undefined
     }
     await link.first.unless(link.allArrived)
     if (this.#resumeToken === undefined) await this.#door.close()
@@ -245,7 +243,7 @@ export class IncomingSession {
       settings: this.#settings,
       migrationFailed: this.#first,
       main,
-      atWork: () => this.#emptyingNow || (this.#incoming?.loading ?? false),
+      atWork: () => this.#emptying !== undefined || (this.#incoming?.loading ?? false),
       devicePacket: (packet) => this.#incoming?.devicePacket(packet),
       channelEnded: (link, channelId) => this.#channelEnded(link, channelId),
     })

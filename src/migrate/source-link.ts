@@ -20,7 +20,7 @@ import type { ChannelReport } from './progress.ts'
 import { RoundSender } from './round-sender.ts'
 import type { SourceSettings } from './source-options.ts'
 import { asMultifdError, FirstError } from './teardown.ts'
-import { Watchdog } from './watchdog.ts'
+import { signOfLifeMs, Watchdog } from './watchdog.ts'
 
 /** What a connection is made of; all but the connection itself outlives it. */
 export interface SourceLinkParts {
@@ -36,11 +36,6 @@ export interface SourceLinkParts {
   /** Another connection carried this migration before. */
   resuming: boolean
 }
-
-/** A paused migration, or one with a low limit, is not a silent one. */
-const KEEP_ALIVE_MS = 1000
-/** Two ends that were given the same short time hear of each other often enough. */
-const KEEP_ALIVES_PER_TIMEOUT = 4
 
 export class SourceLink {
   /** The first thing that breaks this connection, or ends the migration. */
@@ -150,7 +145,8 @@ export class SourceLink {
     })
     this.#flush = flush
     await this.first.unless(ready())
-    const keepAliveMs = Math.min(KEEP_ALIVE_MS, settings.peerTimeoutMs / KEEP_ALIVES_PER_TIMEOUT)
+    // A paused migration, or one with a low limit, is not a silent one.
+    const keepAliveMs = signOfLifeMs(settings.peerTimeoutMs)
     this.#keepAlive = setInterval(() => void this.#wire?.keepAlive(), keepAliveMs)
     this.#pieces = new PieceChannels(this.#channels)
     this.#sender = new RoundSender({ channels: this.#channels, limiter, flush })

@@ -90,7 +90,7 @@ export class Tally {
     const parts = this.#parts
     const before = this.#sample
     const { multifdBytes, normalBytes } = this.#carried
-    const transferredBytes = this.#transferredBytes
+    const transferredBytes = this.transferredBytes
     const [elapsedMs, pages] = [this.#elapsedMs, this.#pages]
     const seconds = Math.max((elapsedMs - before.elapsedMs) / 1000, 1e-3)
     const channels = (this.#link?.channelReports ?? []).map((report) => {
@@ -131,7 +131,7 @@ export class Tally {
     this.#endedMs = performance.now()
     const nowMs = this.#endedMs
     const { multifdBytes, normalBytes, zeroPages } = this.#carried
-    const transferredBytes = this.#transferredBytes
+    const transferredBytes = this.transferredBytes
     const { choice, rounds, switchover, tracker } = this.#parts ?? {}
     return {
       status: 'completed',
@@ -160,7 +160,7 @@ export class Tally {
   query(error: Error | undefined): QueryMigrate {
     const { convergence, rounds, switchover } = this.#parts ?? {}
     const { multifdBytes, normalBytes, zeroPages } = this.#carried
-    const [transferredBytes, totalTimeMs] = [this.#transferredBytes, this.#elapsedMs]
+    const [transferredBytes, totalTimeMs] = [this.transferredBytes, this.#elapsedMs]
     const stoppedMs = switchover?.stoppedMs
     const precopyBytes = switchover?.bytesBefore ?? transferredBytes
     const completed = this.#status() === 'completed'
@@ -191,7 +191,8 @@ export class Tally {
 
   /** Everything on the wire, main channel included. */
   get transferredBytes(): number {
-    return this.#transferredBytes
+    const { multifdBytes, mainBytes } = this.#carried
+    return multifdBytes + mainBytes
   }
 
   get #elapsedMs(): number {
@@ -201,10 +202,6 @@ export class Tally {
     const sum = { ...this.#before }
     if (this.#link !== undefined) add(sum, this.#link)
     return sum
-  }
-  get #transferredBytes(): number {
-    const { multifdBytes, mainBytes } = this.#carried
-    return multifdBytes + mainBytes
   }
   get #pages(): number {
     const { normalBytes, zeroPages } = this.#carried

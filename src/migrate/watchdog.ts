@@ -5,6 +5,16 @@ import { MultifdError } from '../kit/errors.ts'
 
 const TICK_MS = 250
 
+/** A side that has nothing else to say says so often that it is there. */
+const SIGN_OF_LIFE_MS = 1000
+/** Two ends that were given the same short time hear of each other often enough. */
+const SIGNS_PER_TIMEOUT = 4
+
+/** How often a side gives a sign of life to a peer with this time limit, milliseconds. */
+export function signOfLifeMs(peerTimeoutMs: number): number {
+  return Math.min(SIGN_OF_LIFE_MS, peerTimeoutMs / SIGNS_PER_TIMEOUT)
+}
+
 export interface WatchdogOptions {
   /** Silence of this length is a failure, milliseconds. */
   timeoutMs: number
