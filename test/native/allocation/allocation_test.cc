@@ -7,7 +7,7 @@
 #include <new>
 #include <string_view>
 
-#include "channel/channel_fixture.h"
+#include "channel/ways.h"
 
 namespace {
 
@@ -74,25 +74,6 @@ class Count {
   Count& operator=(const Count&) = delete;
   static uint64_t sender() { return sender_allocations; }
   static uint64_t receiver() { return receiver_allocations; }
-};
-
-const IoUringAbilities& io_uring() {
-  static const IoUringAbilities abilities = multifd::probe_io_uring();
-  return abilities;
-}
-
-struct Way {
-  const char* name;
-  EngineKind engine;
-  bool zero_copy;
-  bool registered;
-};
-constexpr Way kWays[] = {
-    {"sendmsg, copied", EngineKind::kSendmsg, false, false},
-    {"sendmsg, zero-copy", EngineKind::kSendmsg, true, false},
-    {"io_uring, copied", EngineKind::kIoUring, false, false},
-    {"io_uring, zero-copy", EngineKind::kIoUring, true, false},
-    {"io_uring, registered", EngineKind::kIoUring, true, true},
 };
 
 enum class Pages { kNormal, kZero, kMixed };

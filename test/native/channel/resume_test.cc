@@ -1,18 +1,12 @@
 // One migration over several connections, each but the last one cut in the middle of a round with
 // sends in flight: the source's book and the destination's stay good, and every page arrives.
-#include <map>
 #include <thread>
 
-#include "channel_fixture.h"
+#include "ways.h"
 
 namespace {
 
 using namespace fixture;  // NOLINT
-
-const IoUringAbilities& io_uring() {
-  static const IoUringAbilities abilities = multifd::probe_io_uring();
-  return abilities;
-}
 
 enum class Groups { kKept, kAnew };  // whether a new connection has a send group of its own
 
@@ -220,24 +214,8 @@ void resume(const Setup& setup) {
   before.expect_unchanged();
 }
 
-struct Way {
-  const char* name;
-  EngineKind engine;
-  bool zero_copy;
-  bool registered;
-};
-constexpr Way kWays[] = {
-    {"sendmsg, copied", EngineKind::kSendmsg, false, false},
-    {"sendmsg, zero-copy", EngineKind::kSendmsg, true, false},
-    {"io_uring, zero-copy", EngineKind::kIoUring, true, false},
-    {"io_uring, registered", EngineKind::kIoUring, true, true},
-};
-
 [[maybe_unused]] const bool added = [] {
-  const std::map<TrackerKind, std::string> names = {{TrackerKind::kUserfaultfd, "userfaultfd"},
-                                                    {TrackerKind::kVmm, "the VMM's log"},
-                                                    {TrackerKind::kHash, "hashes"}};
-  for (const auto& [tracker, name] : names) {
+  for (const auto& [tracker, name] : kTrackerNames) {
     for (const Way& way : kWays) {
       if (tracker == TrackerKind::kHash && way.zero_copy) continue;  // it sends copies
       for (const Groups groups : {Groups::kKept, Groups::kAnew}) {

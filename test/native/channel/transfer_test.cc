@@ -1,19 +1,13 @@
 // Tests of sending and receiving channels together, over loopback: every page arrives, a SYNC holds
 // back what is behind it, and whatever ends a channel, nothing of it is left.
 #include <functional>
-#include <map>
 
-#include "channel_fixture.h"
+#include "ways.h"
 #include "guest/pagemap.h"
 
 namespace {
 
 using namespace fixture;  // NOLINT
-
-const IoUringAbilities& io_uring() {
-  static const IoUringAbilities abilities = multifd::probe_io_uring();
-  return abilities;
-}
 
 // N channels between two guests' memories, driven from the test's thread as JavaScript would.
 class Migration {
@@ -221,25 +215,8 @@ void migrate(const Migration::Setup& setup) {
   before.expect_unchanged();
 }
 
-struct Way {
-  const char* name;
-  EngineKind engine;
-  bool zero_copy;
-  bool registered;
-};
-constexpr Way kWays[] = {
-    {"sendmsg, copied", EngineKind::kSendmsg, false, false},
-    {"sendmsg, zero-copy", EngineKind::kSendmsg, true, false},
-    {"io_uring, copied", EngineKind::kIoUring, false, false},
-    {"io_uring, zero-copy", EngineKind::kIoUring, true, false},
-    {"io_uring, registered", EngineKind::kIoUring, true, true},
-};
-
 [[maybe_unused]] const bool added = [] {
-  const std::map<TrackerKind, std::string> names = {{TrackerKind::kUserfaultfd, "userfaultfd"},
-                                                    {TrackerKind::kVmm, "the VMM's log"},
-                                                    {TrackerKind::kHash, "hashes"}};
-  for (const auto& [tracker, name] : names) {
+  for (const auto& [tracker, name] : kTrackerNames) {
     for (const Way& way : kWays) {
       for (const bool memfd : {false, true}) {
         check::add("every page arrives: " + name + ", " + way.name +
