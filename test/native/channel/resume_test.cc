@@ -215,7 +215,7 @@ void resume(const Setup& setup) {
 }
 
 [[maybe_unused]] const bool added = [] {
-  for (const auto& [tracker, name] : kTrackerNames) {
+  for (const auto& [tracker, name] : kTrackers) {
     for (const Way& way : kWays) {
       if (tracker == TrackerKind::kHash && way.zero_copy) continue;  // it sends copies
       for (const Groups groups : {Groups::kKept, Groups::kAnew}) {

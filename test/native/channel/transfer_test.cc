@@ -216,7 +216,7 @@ void migrate(const Migration::Setup& setup) {
 }
 
 [[maybe_unused]] const bool added = [] {
-  for (const auto& [tracker, name] : kTrackerNames) {
+  for (const auto& [tracker, name] : kTrackers) {
     for (const Way& way : kWays) {
       for (const bool memfd : {false, true}) {
         check::add("every page arrives: " + name + ", " + way.name +

@@ -2,7 +2,6 @@
 // of io_uring's.
 #pragma once
 
-#include <map>
 #include <string>
 
 #include "channel_fixture.h"
@@ -23,10 +22,13 @@ inline constexpr Way kWays[] = {
     {"io_uring, registered", EngineKind::kIoUring, true, true},
 };
 
-inline const std::map<TrackerKind, std::string> kTrackerNames = {
-    {TrackerKind::kUserfaultfd, "userfaultfd"},
-    {TrackerKind::kVmm, "the VMM's log"},
-    {TrackerKind::kHash, "hashes"}};
+struct NamedTracker {
+  TrackerKind kind;
+  std::string name;
+};
+inline const NamedTracker kTrackers[] = {{TrackerKind::kUserfaultfd, "userfaultfd"},
+                                             {TrackerKind::kVmm, "the VMM's log"},
+                                             {TrackerKind::kHash, "hashes"}};
 
 // Probed once.
 inline const IoUringAbilities& io_uring() {
