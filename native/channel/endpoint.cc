@@ -10,12 +10,16 @@
 #include <array>
 #include <cstddef>
 #include <cstring>
+#include <string_view>
 
 namespace multifd {
 namespace {
 
 // Each way; the kernel doubles it for its own book-keeping (socket(7)).
 constexpr int kLoopbackBufferBytes = 1 << 20;
+// Built into every kernel, and free for everybody to choose (tcp(7)). It does not pace: bbr, the
+// default of some systems, sends by a timer, which is worth it where a queue may fill up on the way.
+constexpr std::string_view kLoopbackCongestionControl = "reno";
 
 bool is_loopback(const sockaddr_storage& address) {
   if (address.ss_family == AF_INET) {
@@ -97,6 +101,9 @@ void tune_tcp(int fd, const sockaddr_storage& peer) {
   const int bytes = kLoopbackBufferBytes;
   ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
   ::setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+  // Where it is not to be had the system's own stays.
+  ::setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kLoopbackCongestionControl.data(),
+               kLoopbackCongestionControl.size());
 }
 
 Result<UniqueFd> connect_to(const Endpoint& endpoint, int timeout_ms, int stop_fd) {

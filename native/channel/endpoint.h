@@ -22,9 +22,9 @@ struct Endpoint {
   [[nodiscard]] bool is_tcp() const { return address.ss_family != AF_UNIX; }
 };
 
-// What every TCP connection of ours gets: TCP_NODELAY, and on loopback small buffers. In flight
-// within one machine is only what the receiver has not copied yet: small enough, it is still in the
-// caches when it does (measured with the plain loop of bench/native/ceiling.cc, see
+// What every TCP connection of ours gets: TCP_NODELAY, and on loopback small buffers and a
+// congestion control that does not pace. In flight within one machine is only what the receiver has
+// not copied yet: small enough, it is still in the caches when it does (measured, see
 // docs/performance.md). On a network the kernel's own tuning knows better.
 void tune_tcp(int fd, const sockaddr_storage& peer);
 

@@ -1,4 +1,7 @@
 // Tests of the listener: who may come in, who is sent away and in which words.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -143,6 +146,21 @@ TEST("an IPv6 address is listened on") {
   const UniqueFd main = dial(listening.address("::1"));
   say(main, "QEVM");
   CHECK(listening.take(1)[0].peer.starts_with("[::1]:"));
+}
+
+TEST("a connection within this machine is not paced") {
+  const PlainListener listener;
+  const UniqueFd plain(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), Resource::kSocket);
+  if (::setsockopt(plain.get(), IPPROTO_TCP, TCP_CONGESTION, "reno", 4) < 0) {
+    SKIP("this user may not choose reno (net.ipv4.tcp_allowed_congestion_control)");
+  }
+  const UniqueFd never(::eventfd(0, EFD_CLOEXEC), Resource::kEventFd);
+  const auto connected = connect_to(listener.endpoint(), 1000, never.get());
+  CHECK_OK(connected);
+  std::array<char, 16> name{};
+  socklen_t size = name.size();
+  CHECK_EQ(::getsockopt(connected->get(), IPPROTO_TCP, TCP_CONGESTION, name.data(), &size), 0);
+  CHECK(std::string_view(name.data()) == "reno");
 }
 
 TEST("a connection that says nothing is given up after its time") {
