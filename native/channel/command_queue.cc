@@ -16,6 +16,7 @@ bool CommandQueue::enqueue(CommandKind kind, SendPayload* payload) {
     if (device_state) ++device_states_;
     Command& empty = slot(submitted_++);
     empty.kind = kind;
+    ends_with_sync_ = kind == CommandKind::kSync;
     if (payload != nullptr) std::swap(empty.payload, *payload);
   }
   submitted_anew_.notify_one();
@@ -39,9 +40,10 @@ void CommandQueue::done() {
   free_slots();
 }
 
-uint32_t CommandQueue::waiting() {
+bool CommandQueue::lasts(uint32_t payloads) {
   const std::lock_guard lock(mutex_);
-  return submitted_ - done_;
+  const uint32_t waiting = submitted_ - done_;
+  return waiting > payloads || (waiting > 0 && ends_with_sync_);
 }
 
 void CommandQueue::leak_payload() {

@@ -25,8 +25,8 @@ class CommandQueue {
   // Device states a channel takes until their memory was given back; the ones behind it wait with
   // whoever has them. A few, so that the thread finds the next one while the first is announced.
   static constexpr uint32_t kDeviceStatesMax = 4;
-  // 8 extents of credit, the device states, a sync and a close; rounded up.
-  static constexpr uint32_t kCapacity = 16;
+  // 32 extents of credit, the device states, a sync and a close; rounded up.
+  static constexpr uint32_t kCapacity = 64;
 
   // Any thread. True: `payload` changed places with a slot's nothing. False: there is no room.
   bool submit(SendPayload& payload);
@@ -39,7 +39,9 @@ class CommandQueue {
   Command* next(const std::atomic<bool>& stop);
   // The command of next() was carried out. A device's state stays in its slot until take_back().
   void done();
-  [[nodiscard]] uint32_t waiting();
+  // Nobody has to submit anything soon: the thread has more than `payloads` to go on with, or what
+  // it has ends with a sync.
+  [[nodiscard]] bool lasts(uint32_t payloads);
   // The kernel may go on reading the memory of the command that next() gave: it is held for ever.
   void leak_payload();
 
@@ -60,6 +62,7 @@ class CommandQueue {
   uint32_t done_ = 0;
   uint32_t submitted_ = 0;
   uint32_t device_states_ = 0;
+  bool ends_with_sync_ = false;
   std::array<Command, kCapacity> slots_;
 };
 

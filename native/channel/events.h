@@ -46,7 +46,7 @@ class Wakeup {
   std::atomic<bool> armed_{false};
 };
 
-// Bound: a channel holds at most 8 extents of credit, 4 device states until their events were read,
+// Bound: a channel holds at most 32 extents of credit, 4 device states until their events were read,
 // one sync and three life-cycle events, so the ring is never full; that is our own promise, hence
 // an assertion.
 class EventRing {
@@ -66,7 +66,7 @@ class EventRing {
   }
 
  private:
-  static constexpr uint32_t kCapacity = 32;
+  static constexpr uint32_t kCapacity = 64;
   std::array<Event, kCapacity> events_;
   std::atomic<uint32_t> head_{0};
   std::atomic<uint32_t> tail_{0};

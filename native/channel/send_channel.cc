@@ -203,7 +203,7 @@ Result<EventKind> SendChannel::execute(const Command& command, ExtentSender& pag
 }
 
 void SendChannel::announce(EventKind done, double wire_bytes) {
-  if (done == EventKind::kExtentDone && commands_.waiting() > kQuietQueue) {
+  if (done == EventKind::kExtentDone && commands_.lasts(kQuietQueue)) {
     emit_quietly(done, wire_bytes);
   } else {
     emit(done, wire_bytes);

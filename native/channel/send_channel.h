@@ -63,9 +63,9 @@ class SendChannel final : public ChannelThread {
   [[nodiscard]] const EngineReport& engine_report() const { return engine_report_; }
 
  private:
-  // While more than this is queued nobody has to be woken to keep the channel busy: of eight
-  // credits six are worked off per wake-up, and two (32 MiB, about 15 ms at the speed of loopback)
-  // last while a VMM holds the event loop.
+  // While more than this is queued nobody has to be woken to keep the channel busy: all credits but
+  // these are worked off per wake-up (src/schedule/channel-credits.ts), and two (32 MiB, about
+  // 8 ms at the speed of loopback) last while a VMM holds the event loop.
   static constexpr uint32_t kQuietQueue = 2;
 
   SendChannel(SendChannelOptions options, std::shared_ptr<SendGroup> group, Wakeup& wakeup);

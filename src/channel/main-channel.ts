@@ -105,15 +105,15 @@ export class MainChannel {
   }
 
   /**
-   * Sends what is queued and our end of stream, waits a second at most for the peer's; resolves
-   * when the socket is closed.
+   * Sends what is queued and our end of stream, and resolves when the socket is closed. Whoever has
+   * the peer's last word need not wait for its end of stream, which is waited for a second at most.
    */
-  async close(): Promise<void> {
+  async close({ awaitPeer = true } = {}): Promise<void> {
     if (this.#socket.destroyed) return
     const timer = setTimeout(() => this.destroy(), LINGER_MS)
     const closed = once(this.#socket, 'close').catch(() => {})
     this.#socket.end(() => {
-      if (this.#socket.readableEnded) this.destroy()
+      if (this.#socket.readableEnded || !awaitPeer) this.destroy()
     })
     this.#socket.resume()
     this.#socket.once('end', () => this.destroy())

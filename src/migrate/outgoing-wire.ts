@@ -187,8 +187,8 @@ export class OutgoingWire {
   get readBytes(): number {
     return this.#main.readBytes
   }
-  async close(): Promise<void> {
-    await this.#main.close()
+  async close(options?: { awaitPeer: boolean }): Promise<void> {
+    await this.#main.close(options)
   }
   destroy(): void {
     this.#main.destroy()

@@ -4,9 +4,10 @@
 
 import type { SendChannel } from '../channel/send-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
+import { ChannelCredits } from '../schedule/channel-credits.ts'
 import { MultifdScheduler } from '../schedule/multifd-scheduler.ts'
 import type { BandwidthGate } from '../schedule/rate-limiter.ts'
-import { creditsPerChannel, type Extent } from '../schedule/round-plan.ts'
+import { type Extent, LIMITED_CREDITS } from '../schedule/round-plan.ts'
 import type { FlushControl } from './flush-control.ts'
 
 /**
@@ -20,6 +21,7 @@ export class RoundSender {
   readonly #limiter: BandwidthGate
   readonly #scheduler: MultifdScheduler
   readonly #flush: FlushControl
+  readonly #credits: ChannelCredits
   #done: Deferred<void> = deferred()
   #timer: NodeJS.Timeout | undefined
   #pumpQueued = false
@@ -34,6 +36,7 @@ export class RoundSender {
     this.#channels = options.channels
     this.#limiter = options.limiter
     this.#flush = options.flush
+    this.#credits = new ChannelCredits(options.channels.length)
     this.#scheduler = new MultifdScheduler({
       channels: options.channels.length,
       rateLimiter: options.limiter,
@@ -71,7 +74,9 @@ export class RoundSender {
   /** Sends the extents and one SYNC per channel; resolves when all of that left, released. */
   async send(extents: readonly Extent[]): Promise<void> {
     this.#done = deferred()
-    this.#scheduler.beginRound(extents, this.#credits())
+    const nowMs = performance.now()
+    this.#credits.begin(nowMs)
+    this.#scheduler.beginRound(extents, this.#creditsAt(nowMs))
     this.#pump()
     await this.#done.promise
   }
@@ -80,6 +85,7 @@ export class RoundSender {
   extentDone(channelId: number, wireBytes: number): void {
     if (this.#stopped) return
     this.#scheduler.extentDone(channelId, wireBytes, performance.now())
+    this.#credits.extentDone(channelId)
     const channel = this.#channels[channelId]
     if (channel !== undefined) this.#flush.extentDone(channel)
     this.#pumpSoon()
@@ -115,7 +121,7 @@ export class RoundSender {
     clearTimeout(this.#timer)
     this.#timer = undefined
     const nowMs = performance.now()
-    this.#scheduler.setCredits(this.#credits())
+    this.#scheduler.setCredits(this.#creditsAt(nowMs))
     for (const action of this.#scheduler.next(nowMs)) {
       const channel = this.#channels[action.channelId]
       if (action.kind === 'extent') channel?.submitExtent(action.extent)
@@ -125,8 +131,8 @@ export class RoundSender {
     if (waitMs !== undefined) this.#timer = setTimeout(() => this.#pump(), waitMs)
   }
 
-  #credits(): number {
-    const credits = creditsPerChannel(this.#limiter.bytesPerSecond)
-    return this.#flush.settled ? credits : Math.min(credits, UNSETTLED_CREDITS)
+  #creditsAt(nowMs: number): number | Uint32Array {
+    if (this.#limiter.bytesPerSecond > 0) return LIMITED_CREDITS
+    return this.#flush.settled ? this.#credits.at(nowMs) : UNSETTLED_CREDITS
   }
 }

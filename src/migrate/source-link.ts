@@ -164,9 +164,10 @@ export class SourceLink {
     }
   }
 
-  /** Everything was said: an orderly end of each connection. */
+  /** Everything was said and answered: an orderly end of each connection. */
   async close(): Promise<void> {
-    await Promise.all([this.#wire?.close(), ...this.#channels.map((channel) => channel.close())])
+    const main = this.#wire?.close({ awaitPeer: false })
+    await Promise.all([main, ...this.#channels.map((channel) => channel.close())])
   }
 
   /** The limit of the migration has changed. */

@@ -2,7 +2,7 @@
 // sockets nor bitmaps: the caller plans a round, carries out the actions that `next` returns, and
 // reports what the channels report. Every call in the wrong order is our own mistake: an assertion.
 //
-//   idle ─ beginRound ─► sending ─ last extentDone, next ─► syncing ─ last syncDone ─► synced
+//   idle ─ beginRound ─► sending ─ next: nothing is left ─► syncing ─ last syncDone ─► synced
 //                           ▲                                                            │
 //                           └──────────────────────── beginRound ────────────────────────┘
 
@@ -13,16 +13,17 @@ import type { Extent } from './round-plan.ts'
 
 /**
  * Near the end of a round a channel queues no more than its even share of what is left, but 2: one
- * that it sends and one that it finds waiting. Extents queued on a slow channel cannot be taken
+ * that it sends and one that it finds waiting; and a fast one an eighth of its credits. Extents queued on a slow channel cannot be taken
  * back, and a round of `4 * channels` extents would otherwise be dealt out evenly at its start,
  * however slow a channel is; the last round, when the guest stands still, is such a round.
  */
 export const TAIL_CREDITS = 2
+const TAIL_PART = 8
 
 /** What the caller must do now, in the order of the array. */
 export type ScheduleAction =
   | { readonly kind: 'extent'; readonly channelId: number; readonly extent: Extent }
-  /** Flush the channel to zero and send one SYNC packet on it. */
+  /** Behind its extents: flush the channel to zero and send one SYNC packet on it. */
   | { readonly kind: 'sync'; readonly channelId: number }
 
 export type RoundState = 'idle' | 'sending' | 'syncing' | 'synced'
@@ -43,8 +44,8 @@ interface ChannelState {
  * Schedules the rounds of one migration over its channels. Extents go out in the order given
  * (ascending address), each to the channel with the most free credit; among equals to the next one
  * after the channel that was served last. A slow channel keeps its credits longer and so gets less.
- * No credit is the backpressure: at most `channels * creditsPerChannel` extents are out, near the
- * end of a round fewer (TAIL_CREDITS).
+ * No credit is the backpressure: no channel holds more extents than that, near the end of a round
+ * fewer (TAIL_CREDITS).
  *
  * A failed migration ends with its scheduler; there is nothing to undo.
  */
@@ -53,12 +54,12 @@ export class MultifdScheduler {
   readonly #channels: ChannelState[]
   /** Per channel, the length of its `placed`. */
   readonly #heldCounts: Uint32Array
+  /** Per channel, the most it may hold. */
+  readonly #credits: Uint32Array
   #state: RoundState = 'idle'
-  #creditsPerChannel = 0
   #extents: readonly Extent[] = []
   /** Index of the next extent to place: the array is never shifted, it may hold 100,000 entries. */
   #cursor = 0
-  #placedCount = 0
   #remainingPages = 0
   #unsyncedCount = 0
   #lastServed: number
@@ -73,6 +74,7 @@ export class MultifdScheduler {
     this.#limiter = rateLimiter
     this.#channels = Array.from({ length: channels }, () => ({ placed: [], synced: false }))
     this.#heldCounts = new Uint32Array(channels)
+    this.#credits = new Uint32Array(channels)
     // So that the first extent goes to channel 0.
     this.#lastServed = channels - 1
   }
@@ -91,12 +93,12 @@ export class MultifdScheduler {
    * Starts a round; call `next` afterwards. An empty one is valid: it still syncs every channel.
    * The array is read until the last extent is placed and must not change meanwhile.
    */
-  beginRound(extents: readonly Extent[], creditsPerChannel: number): void {
+  beginRound(extents: readonly Extent[], credits: number | ArrayLike<number>): void {
     assert(
       this.#state === 'idle' || this.#state === 'synced',
       `a round must not begin while the last one is ${this.#state}`,
     )
-    this.setCredits(creditsPerChannel)
+    this.setCredits(credits)
     this.#extents = extents
     this.#cursor = 0
     this.#remainingPages = extents.reduce((sum, extent) => sum + extent.dirtyPages, 0)
@@ -104,15 +106,14 @@ export class MultifdScheduler {
   }
 
   /**
-   * Changes the credits within a round, for a limit that is set or lifted in it. Channels that hold
-   * more than that keep what they have and get nothing until they are below it.
+   * Changes the credits within a round: the same for all channels, or those of each. Channels that
+   * hold more than that keep what they have and get nothing until they are below it.
    */
-  setCredits(creditsPerChannel: number): void {
-    assert(
-      Number.isInteger(creditsPerChannel) && creditsPerChannel >= 1,
-      `creditsPerChannel must be at least 1, got ${creditsPerChannel}`,
-    )
-    this.#creditsPerChannel = creditsPerChannel
+  setCredits(credits: number | ArrayLike<number>): void {
+    if (typeof credits === 'number') this.#credits.fill(credits)
+    else this.#credits.set(credits)
+    const least = Math.min(...this.#credits)
+    assert(least >= 1, `the credits of a channel must be at least 1, got ${least}`)
   }
 
   /**
@@ -127,8 +128,9 @@ export class MultifdScheduler {
       if (channelId === undefined) break
       actions.push(this.#place(channelId, nowMs))
     }
-    if (this.#cursor < this.#extents.length || this.#placedCount > 0) return actions
+    if (this.#cursor < this.#extents.length) return actions
 
+    // Nothing comes behind what the channels hold, so each may know already how it ends.
     this.#state = 'syncing'
     this.#extents = []
     this.#cursor = 0
@@ -149,7 +151,6 @@ export class MultifdScheduler {
     const done = placed.shift()
     assert(done !== undefined, `channel ${channelId} reports an extent but holds none`)
     this.#heldCounts[channelId] = placed.length
-    this.#placedCount -= 1
     this.#remainingPages -= done.extent.dirtyPages
     this.#limiter.settle(done.charge, wireBytes, nowMs)
     return done.extent
@@ -163,6 +164,7 @@ export class MultifdScheduler {
       `channel ${channelId} reports a sync while the round is ${this.#state}`,
     )
     assert(!channel.synced, `channel ${channelId} reports a second sync in one round`)
+    assert(channel.placed.length === 0, `channel ${channelId} reports a sync before its extents`)
     channel.synced = true
     this.#unsyncedCount -= 1
     if (this.#unsyncedCount === 0) this.#state = 'synced'
@@ -186,7 +188,6 @@ export class MultifdScheduler {
     const { placed } = this.#channel(channelId)
     placed.push({ extent, charge })
     this.#heldCounts[channelId] = placed.length
-    this.#placedCount += 1
     this.#cursor += 1
     this.#lastServed = channelId
     return { kind: 'extent', channelId, extent }
@@ -199,12 +200,14 @@ export class MultifdScheduler {
   #freestChannel(): number | undefined {
     const channels = this.#channels.length
     const evenShare = Math.ceil((this.#extents.length - this.#cursor) / channels)
-    let fewest = Math.min(this.#creditsPerChannel, Math.max(TAIL_CREDITS, evenShare))
+    let fewest = Number.POSITIVE_INFINITY
     let freest: number | undefined
     for (let step = 1; step <= channels && fewest > 0; step += 1) {
       const channelId = (this.#lastServed + step) % channels
       const held = this.#heldCounts[channelId] ?? 0
-      if (held < fewest) {
+      const credits = this.#credits[channelId] ?? 0
+      const most = Math.min(credits, Math.max(TAIL_CREDITS, credits / TAIL_PART, evenShare))
+      if (held < fewest && held < most) {
         freest = channelId
         fewest = held
       }

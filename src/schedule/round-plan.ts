@@ -1,6 +1,6 @@
-// Decides how large the extents of a round are and how many a channel may hold. The native planner
+// Decides how large the extents of a round are. The native planner
 // cuts the round bitmap by these numbers; this file never sees a bitmap, a page or a channel.
-// In: dirty bytes, channels, bandwidth limit. Out: a target size in bytes and a credit count.
+// In: dirty bytes, channels, bandwidth limit. Out: a target size in bytes.
 
 import assert from 'node:assert/strict'
 import { CHANNELS_MAX, PAGE_SIZE_BYTES } from '../kit/limits.ts'
@@ -51,16 +51,9 @@ export const LIMITED_EXTENT_MS = 20
 export const EXTENT_GRANULE_BYTES = 64 * PAGE_SIZE_BYTES
 
 /**
- * Extents a channel may hold without a limit: one being sent, two that last while a VMM holds the
- * event loop, and five that are worked off before the JS thread is woken (native/channel/
- * send_channel.h). With 4 instead of 8 the JS thread took a fifth more CPU time.
- */
-export const CREDITS_PER_CHANNEL = 8
-
-/**
  * Under a limit the limiter paces every extent, so queueing more than one only delays its answer.
  */
-export const LIMITED_CREDITS_PER_CHANNEL = 1
+export const LIMITED_CREDITS = 1
 
 /**
  * The most dirty bytes one extent of the coming round should hold: a multiple of the page size.
@@ -86,11 +79,6 @@ export function extentTargetBytes(options: {
   if (bytesPerSecond === 0) return wholePages(unlimitedBytes)
   const limitedBytes = (bytesPerSecond * LIMITED_EXTENT_MS) / 1000
   return wholePages(Math.max(EXTENT_GRANULE_BYTES, Math.min(unlimitedBytes, limitedBytes)))
-}
-
-/** How many extents a channel may hold at once: 4, or 1 under a limit (0 means unlimited). */
-export function creditsPerChannel(bytesPerSecond: number): number {
-  return bytesPerSecond === 0 ? CREDITS_PER_CHANNEL : LIMITED_CREDITS_PER_CHANNEL
 }
 
 /** Extents as the native planner gives them: block, first page, page count, dirty pages. */

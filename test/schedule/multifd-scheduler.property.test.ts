@@ -5,7 +5,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { MultifdScheduler } from '../../src/schedule/multifd-scheduler.ts'
 import { RateLimiter } from '../../src/schedule/rate-limiter.ts'
-import { creditsPerChannel, type Extent, extentTargetBytes } from '../../src/schedule/round-plan.ts'
+import { type Extent, extentTargetBytes, LIMITED_CREDITS } from '../../src/schedule/round-plan.ts'
 import { type Sent, worstWindows } from './windows.ts'
 
 const PAGE = 4096
@@ -26,7 +26,8 @@ interface Plan {
 interface Worker {
   queue: Extent[]
   doneAtMs: number
-  syncing: boolean
+  /** Behind the extents in the queue. */
+  syncQueued: boolean
 }
 
 function toExtents(dirtyPages: number[]): Extent[] {
@@ -47,7 +48,7 @@ function soonest(workers: Worker[], waitOverMs: number): { channelId: number; at
   let channelId = -1
   let atMs = waitOverMs
   for (const [id, worker] of workers.entries()) {
-    const busy = worker.syncing || worker.queue.length > 0
+    const busy = worker.syncQueued || worker.queue.length > 0
     if (busy && worker.doneAtMs < atMs) {
       atMs = worker.doneAtMs
       channelId = id
@@ -68,13 +69,14 @@ function simulate(plan: Plan): { sent: Sent[]; pagesByChannel: number[]; endMs: 
     const extents = toExtents(dirtyPages)
     const workers = Array.from(
       { length: plan.channels },
-      (): Worker => ({ queue: [], doneAtMs: 0, syncing: false }),
+      (): Worker => ({ queue: [], doneAtMs: 0, syncQueued: false }),
     )
     const syncs: number[] = []
     let handedOut = 0
     let done = 0
     subject.beginRound(extents, plan.credits)
 
+    const syncMs = (channelId: number) => cyclic(plan.pageMs, channelId)
     const durationMs = (channelId: number, extent: Extent) =>
       extent.dirtyPages * cyclic(plan.pageMs, channelId)
 
@@ -82,10 +84,10 @@ function simulate(plan: Plan): { sent: Sent[]; pagesByChannel: number[]; endMs: 
       for (const action of subject.next(nowMs)) {
         const worker = workers[action.channelId] as Worker
         if (action.kind === 'sync') {
-          expect(done, 'a sync before the last extentDone').toBe(extents.length)
+          expect(handedOut, 'a sync before the last extent').toBe(extents.length)
           syncs.push(action.channelId)
-          worker.syncing = true
-          worker.doneAtMs = nowMs + cyclic(plan.pageMs, action.channelId)
+          worker.syncQueued = true
+          if (worker.queue.length === 0) worker.doneAtMs = nowMs + syncMs(action.channelId)
           continue
         }
         // In address order, so each exactly once: the object itself is compared.
@@ -106,8 +108,8 @@ function simulate(plan: Plan): { sent: Sent[]; pagesByChannel: number[]; endMs: 
       if (channelId < 0) continue
 
       const worker = workers[channelId] as Worker
-      if (worker.syncing) {
-        worker.syncing = false
+      if (worker.queue.length === 0) {
+        worker.syncQueued = false
         subject.syncDone(channelId)
         continue
       }
@@ -119,6 +121,7 @@ function simulate(plan: Plan): { sent: Sent[]; pagesByChannel: number[]; endMs: 
       pagesByChannel[channelId] = (pagesByChannel[channelId] as number) + extent.dirtyPages
       const following = worker.queue[0]
       if (following) worker.doneAtMs = nowMs + durationMs(channelId, following)
+      else worker.doneAtMs = nowMs + syncMs(channelId)
     }
 
     expect(handedOut).toBe(extents.length)
@@ -207,7 +210,7 @@ describe('over whole migrations', () => {
         }
         const { sent } = simulate({
           channels,
-          credits: creditsPerChannel(bytesPerSecond),
+          credits: LIMITED_CREDITS,
           bytesPerSecond,
           // Each channel is twenty times as fast as the limit: a slow one has a limit of its own.
           pageMs: [(PAGE * 1000) / (20 * bytesPerSecond)],

@@ -87,6 +87,19 @@ describe('placing extents', () => {
     expect(subject.next(0)).toHaveLength(5)
   })
 
+  it('gives each channel its own credits', () => {
+    const subject = scheduler(3)
+    subject.beginRound(extents(100), [1, 3, 2])
+    expect(extentChannels(subject.next(0)).sort()).toEqual([0, 1, 1, 1, 2, 2])
+  })
+
+  it('lets a fast channel hold more near the end', () => {
+    const subject = scheduler(2)
+    subject.beginRound(extents(8), [32, 8])
+    // Four are an even share, and an eighth of 32; of 8 it is less than two.
+    expect(extentChannels(subject.next(0))).toEqual([0, 1, 0, 1, 0, 0])
+  })
+
   it('counts the pages of extents that are not done as remaining', () => {
     const plan = extents(3, 100)
     const subject = scheduler(1)
@@ -99,21 +112,23 @@ describe('placing extents', () => {
 })
 
 describe('syncing', () => {
-  it('syncs every channel once, after the last extent of the round is done', () => {
+  it('syncs every channel once, behind the last extents of the round', () => {
     const subject = scheduler(2)
-    subject.beginRound(extents(2), 4)
-    subject.next(0)
-    subject.extentDone(0, 0, 0)
-    expect(subject.next(0)).toEqual([])
+    subject.beginRound(extents(3), 1)
+    expect(extentChannels(subject.next(0))).toEqual([0, 1])
     expect(subject.roundState).toBe('sending')
     subject.extentDone(1, 0, 0)
-    expect(subject.next(0)).toEqual([
+    expect(subject.next(0)).toMatchObject([
+      { kind: 'extent', channelId: 1 },
       { kind: 'sync', channelId: 0 },
       { kind: 'sync', channelId: 1 },
     ])
     expect(subject.next(0)).toEqual([])
     expect(subject.roundState).toBe('syncing')
+    subject.extentDone(1, 0, 0)
     subject.syncDone(1)
+    subject.extentDone(0, 0, 0)
+    expect(subject.remainingPages).toBe(0)
     expect(subject.roundState).toBe('syncing')
     subject.syncDone(0)
     expect(subject.roundState).toBe('synced')
@@ -149,11 +164,10 @@ describe('a bandwidth limit', () => {
     const subject = scheduler(1, limit)
     subject.beginRound(extents(50), 1)
     for (let turn = 0; turn < 50; turn += 1) {
-      expect(subject.next(0)).toHaveLength(1)
+      expect(extentChannels(subject.next(0))).toEqual([0])
       subject.extentDone(0, 1344, 0)
     }
-    expect(subject.roundState).toBe('sending')
-    expect(subject.next(0)).toEqual([{ kind: 'sync', channelId: 0 }])
+    expect(subject.roundState).toBe('syncing')
   })
 
   it('names no wait when something else is awaited', () => {
@@ -177,10 +191,9 @@ describe('a bandwidth limit', () => {
 
 describe('a call in the wrong order is an assertion', () => {
   const wrong: [string, RegExp, (subject: MultifdScheduler) => void][] = [
-    ['a round in a round', /while the last one is sending/, (s) => s.beginRound([], 1)],
     ['an extent that nobody holds', /channel 1 reports an extent/, (s) => s.extentDone(1, 0, 0)],
     ['a channel that is none', /no channel 2 of 2/, (s) => s.extentDone(2, 0, 0)],
-    ['a sync while extents are out', /while the round is sending/, (s) => s.syncDone(0)],
+    ['a sync before its extents', /channel 0 reports a sync before/, (s) => s.syncDone(0)],
     ['no credits', /at least 1, got 0/, (s) => s.setCredits(0)],
     [
       'a round before the last channel is synced',
@@ -208,6 +221,13 @@ describe('a call in the wrong order is an assertion', () => {
     subject.beginRound(extents(1), 1)
     subject.next(0)
     expect(() => call(subject)).toThrow(message)
+  })
+
+  it('a round in a round', () => {
+    const subject = scheduler(1)
+    subject.beginRound(extents(2), 1)
+    subject.next(0)
+    expect(() => subject.beginRound([], 1)).toThrow(/while the last one is sending/)
   })
 
   it('more channels than there can be', () => {

@@ -3,13 +3,10 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
-  CREDITS_PER_CHANNEL,
-  creditsPerChannel,
   EXTENT_BYTES_MAX,
   EXTENT_BYTES_MIN,
   EXTENT_GRANULE_BYTES,
   extentTargetBytes,
-  LIMITED_CREDITS_PER_CHANNEL,
 } from '../../src/schedule/round-plan.ts'
 
 const MIB = 1024 * 1024
@@ -71,10 +68,4 @@ describe('extent size', () => {
     expect(() => extentTargetBytes({ ...round, dirtyBytes: -1 })).toThrow(/dirtyBytes/)
     expect(() => extentTargetBytes({ ...round, bytesPerSecond: Number.NaN })).toThrow(/bytesPerSec/)
   })
-})
-
-it('gives a channel eight credits, one under a limit', () => {
-  expect(creditsPerChannel(0)).toBe(CREDITS_PER_CHANNEL)
-  expect(creditsPerChannel(1)).toBe(LIMITED_CREDITS_PER_CHANNEL)
-  expect([CREDITS_PER_CHANNEL, LIMITED_CREDITS_PER_CHANNEL]).toEqual([8, 1])
 })

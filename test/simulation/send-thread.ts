@@ -37,7 +37,7 @@ export const SEND_COUNTERS = [
   'cpuNanoseconds',
 ]
 
-const QUEUE_MAX = 16
+const QUEUE_MAX = 64
 const QUIET_QUEUE = 2
 const DEVICE_STATES_MAX = 4
 
@@ -222,7 +222,9 @@ export class SimulatedSender extends SimulatedThread implements NativeSendChanne
     this.#commands.shift()
     if (kind === 'extent') this.#ram.extentsInWork -= 1
     if (kind === 'device') this.#deviceStates -= 1
-    const quietly = kind === 'extent' && this.#commands.length > QUIET_QUEUE
+    const waiting = this.#commands.length
+    const lasts = waiting > QUIET_QUEUE || this.#commands.at(-1)?.kind === 'sync'
+    const quietly = kind === 'extent' && lasts
     this.emit(DONE[kind], this.#wireBytes, quietly)
     this.#wireBytes = 0
   }
