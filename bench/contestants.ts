@@ -21,6 +21,8 @@ import type { GuestPlan, MigrationOrder } from './sides/side-options.ts'
 const GB = 1e9
 const MEMORY_MAX_BYTES = 4 * 2 ** 30
 const SMOKE = { memory: 64 * 2 ** 20, pairs: 1 }
+/** Of each side's process, so that a run shows what a VMM that has been running for long reaches. */
+export const WARM_UPS = 3
 /** Where a margin is below 10 %, fewer turns prove nothing. */
 const PAIRS_MIN = 15
 
@@ -123,7 +125,14 @@ export function turnsOf<Name extends string>(
   { options, signal, progress }: Setting<TurnOptions>,
 ): Contestants<Record<Name, MigrationRun>> {
   const { memory, channels, pairs, hugePages, smoke = false } = options
-  const common = { channels, engine: 'auto', zeroCopy: 'auto', watchMemory: false } as const
+  const warmUps = smoke ? 0 : WARM_UPS
+  const common = {
+    channels,
+    engine: 'auto',
+    zeroCopy: 'auto',
+    watchMemory: false,
+    warmUps,
+  } as const
   const turnOf =
     ({ label, guest: own, ...way }: Contestant) =>
     async (turn: Turn) => {
@@ -279,6 +288,13 @@ export function verdict(
   return `${name} is ${ratio.median.toFixed(3)}, wanted ${wanted}: ${met ? 'met' : 'NOT MET'}.`
 }
 
+function warmed(all: readonly MigrationRun[]): string {
+  const counts = [...new Set(all.map(({ warmUps }) => warmUps))]
+  if (counts.every((count) => count === 0))
+    return 'Each run is the first migration of its processes.'
+  return `Each side's process made ${counts.join(' or ')} small migrations before the one measured.`
+}
+
 /** What a reader must know beside every figure of such a comparison. */
 export function turnNotes(
   { pairs, hugePages }: TurnOptions,
@@ -297,6 +313,7 @@ export function turnNotes(
       'zero-copy, and copied by the kernel. The rest went out by plain, copying sends. Medians.',
     'The bench guest promises never to discard a page, so its memory may be registered with ' +
       'io_uring, unless it is in huge pages (--no-huge-pages).',
+    warmed(all),
     `Where the sides ran: ${[...new Set(settings)].join('; ')}.`,
     `Huge pages ${hugePages ? 'asked for' : 'refused'}; at the source they really back ` +
       `${formatBytes(Math.min(...huge))} to ${formatBytes(Math.max(...huge))}.`,

@@ -13,6 +13,8 @@ import type {
 } from './sides/side-options.ts'
 
 export interface MigrationRun {
+  /** Small migrations that each side's process had made before. */
+  readonly warmUps: number
   /** Bytes of guest RAM that were populated at the source. */
   readonly ramBytes: number
   /** From before the first connect to the final answer, at the source. */
@@ -77,6 +79,7 @@ export async function runMigration(
     throw new Error(`RAM differs: source ${sent.checksum}, destination ${received.checksum}`)
   }
   return {
+    warmUps: order.warmUps ?? 0,
     ramBytes,
     seconds: sent.seconds,
     cpuSeconds: sent.cpuSeconds + received.cpuSeconds,

@@ -18,6 +18,8 @@ export interface CeilingOptions {
   readonly sendSizeBytes: number
   /** SO_SNDBUF and SO_RCVBUF; 0 leaves them to the kernel's own tuning. */
   readonly socketBufferBytes: number
+  /** TCP_CONGESTION of both ends, e.g. `reno`; `system` leaves the kernel's default. */
+  readonly congestionControl: string
   readonly hugePages: boolean
 }
 
@@ -58,13 +60,15 @@ export async function buildNative(name: string): Promise<string> {
 /** One transfer, by a pair of processes of its own. */
 export async function runCeiling(
   program: string,
-  { memoryBytes, channels, sendSizeBytes, socketBufferBytes, hugePages }: CeilingOptions,
+  options: CeilingOptions,
   { signal }: { signal: AbortSignal },
 ): Promise<CeilingResult> {
+  const { memoryBytes, channels, sendSizeBytes, socketBufferBytes, hugePages } = options
   const common = [
     ...['--memory', String(memoryBytes), '--channels', String(channels)],
     ...['--send-size', String(sendSizeBytes), '--huge-pages', hugePages ? '1' : '0'],
     ...['--socket-buffer', String(socketBufferBytes)],
+    ...['--congestion-control', options.congestionControl],
   ]
   await using receiver = await Child.start('the plain receiver', program, ['receive', ...common], {
     signal,

@@ -2,6 +2,7 @@
 // kind of memory, pre-faulted on both sides, same span: from the first connect to the final answer.
 import type { Command } from 'commander'
 import type { Comparison, Findings, Setting, Table } from '../comparison.ts'
+import { WARM_UPS } from '../contestants.ts'
 import { iperf3Version, runIperf3 } from '../iperf3.ts'
 import { type MigrationRun, runMigration } from '../migration.ts'
 import {
@@ -24,9 +25,10 @@ import { alternate, median, pairedRatio, type Ratio, ratioOf, type Turn, turnNam
 import type { SideOptions } from '../sides/side-options.ts'
 
 const KIB = 1024
-const SEND_SIZES_BYTES = [128, 256, 512, 1024, 2048, 4096].map((size) => size * KIB)
+const SEND_SIZES_BYTES = [512, 1024, 2048, 4096].map((size) => size * KIB)
 // The kernel's own tuning, and what the library asks for on loopback (native/channel/endpoint.cc).
 const SOCKET_BUFFERS_BYTES = [0, 1024 * KIB]
+const CONGESTION_CONTROLS = ['system', 'reno']
 const SEARCH_MEMORY_BYTES = 1024 ** 3
 const SMOKE = { memory: 64 * KIB * KIB, pairs: 2 }
 const GB = 1e9
@@ -36,6 +38,7 @@ export interface CeilingComparisonOptions {
   readonly channels: number
   readonly pairs: number
   readonly sendSize?: number
+  readonly congestionControl?: string
   readonly hugePages: boolean
   readonly engine: SideOptions['engine']
   readonly zeroCopy: SideOptions['zeroCopy']
@@ -43,7 +46,7 @@ export interface CeilingComparisonOptions {
 }
 
 /** What the plain loop may choose for itself. */
-type LoopSetting = Pick<CeilingOptions, 'sendSizeBytes' | 'socketBufferBytes'>
+type LoopSetting = Pick<CeilingOptions, 'sendSizeBytes' | 'socketBufferBytes' | 'congestionControl'>
 
 interface Turns {
   readonly ours: MigrationRun[]
@@ -64,6 +67,10 @@ export const ceiling: Comparison<CeilingComparisonOptions> = {
       .addOption(numberOption('--channels <n>', 'multifd channels', CHANNELS_RANGE).default(2))
       .addOption(numberOption('--pairs <n>', 'alternating turns', PAIRS_RANGE).default(9))
       .addOption(sizeOption('--send-size <size>', 'of the C++ loop; searched for when not given'))
+      .option(
+        '--congestion-control <name>',
+        'of the C++ loop: "system", or one that the kernel offers; searched for when not given',
+      )
       .option('--no-huge-pages', 'guest RAM on 4 KiB pages, in both contestants')
       .addOption(engineOption())
       .addOption(zeroCopyOption('off'))
@@ -80,7 +87,7 @@ async function run(setting: Setting<CeilingComparisonOptions>): Promise<Findings
   const program = await buildCeiling()
   const memoryOptions = { memoryBytes: options.memory, hugePages: options.hugePages }
   const loop = { ...memoryOptions, channels: options.channels }
-  const best = await searchBest(program, loop, options.sendSize, setting)
+  const best = await searchBest(program, loop, options, setting)
   const memcpyBytesPerSecond = await runMemcpy(program, memoryOptions, { signal })
   const iperf3 = iperf3Version()
   const turns = await takeTurns(program, { ...loop, ...best }, options, setting, iperf3)
@@ -134,7 +141,8 @@ async function takeTurns(
       ours: async (turn) => {
         // The warm-up turn is the one whose bytes are compared: it is not timed.
         const checksum = turn.warmUp
-        const order = { guest, channels, engine, zeroCopy, checksum, watchMemory: false }
+        const ways = { channels, engine, zeroCopy, warmUps: WARM_UPS }
+        const order = { guest, ...ways, checksum, watchMemory: false }
         const result = await runMigration(order, memory, { signal })
         said('ours', turn, result.seconds)
         return result
@@ -160,21 +168,27 @@ async function takeTurns(
 async function searchBest(
   program: string,
   loop: Omit<CeilingOptions, keyof LoopSetting>,
-  sendSize: number | undefined,
+  { sendSize, congestionControl }: CeilingComparisonOptions,
   { signal, progress }: Setting<CeilingComparisonOptions>,
 ): Promise<LoopSetting> {
   const memoryBytes = Math.min(loop.memoryBytes, SEARCH_MEMORY_BYTES)
   const sizes = sendSize === undefined ? SEND_SIZES_BYTES : [sendSize]
-  const settings = SOCKET_BUFFERS_BYTES.flatMap((socketBufferBytes) =>
-    sizes.map((sendSizeBytes) => ({ sendSizeBytes, socketBufferBytes })),
+  const controls = congestionControl === undefined ? CONGESTION_CONTROLS : [congestionControl]
+  const settings = controls.flatMap((control) =>
+    SOCKET_BUFFERS_BYTES.flatMap((socketBufferBytes) =>
+      sizes.map((sendSizeBytes) => {
+        return { sendSizeBytes, socketBufferBytes, congestionControl: control }
+      }),
+    ),
   )
-  let best: LoopSetting = { sendSizeBytes: 0, socketBufferBytes: 0 }
+  let best: LoopSetting = { sendSizeBytes: 0, socketBufferBytes: 0, congestionControl: '' }
   let bestSeconds = Number.POSITIVE_INFINITY
   for (const setting of [...settings, ...settings]) {
     const { seconds } = await runCeiling(program, { ...loop, memoryBytes, ...setting }, { signal })
+    const { sendSizeBytes, socketBufferBytes: buffers } = setting
     progress(
-      `send size ${formatBytes(setting.sendSizeBytes)}, socket buffers ` +
-        `${formatBytes(setting.socketBufferBytes)}: ${(memoryBytes / seconds / GB).toFixed(2)} GB/s`,
+      `send size ${formatBytes(sendSizeBytes)}, socket buffers ${formatBytes(buffers)}, ` +
+        `${setting.congestionControl}: ${(memoryBytes / seconds / GB).toFixed(2)} GB/s`,
     )
     if (seconds >= bestSeconds) continue
     best = setting
@@ -217,7 +231,7 @@ function contestantTable(memory: number, turns: Turns): Table {
 function notesOf(
   { hugePages, zeroCopy, pairs }: CeilingComparisonOptions,
   turns: Turns,
-  { sendSizeBytes, socketBufferBytes }: LoopSetting,
+  { sendSizeBytes, socketBufferBytes, congestionControl }: LoopSetting,
   memcpyBytesPerSecond: number,
   iperf3: string | undefined,
 ): string[] {
@@ -232,9 +246,11 @@ function notesOf(
     `Memory: private anonymous, huge pages ${hugePages ? 'asked for' : 'refused'}; really backed ` +
       `(source, destination): ours ${huge(ours?.source.hugePageBytes, ours?.destination.hugePageBytes)}; ` +
       `plain loop ${huge(plain?.sourceHugePageBytes, plain?.destinationHugePageBytes)}.`,
-    `The plain loop is at its best with sends of ${formatBytes(sendSizeBytes)} and ` +
-      `${socketBufferBytes === 0 ? "the kernel's" : formatBytes(socketBufferBytes)} socket buffers. ` +
+    `The plain loop is at its best with sends of ${formatBytes(sendSizeBytes)}, ` +
+      `${socketBufferBytes === 0 ? "the kernel's" : formatBytes(socketBufferBytes)} socket buffers ` +
+      `and the congestion control ${congestionControl}. ` +
       `One thread's memcpy of the same memory reaches ${(memcpyBytesPerSecond / GB).toFixed(1)} GB/s.`,
+    `Each side's process of ours made ${WARM_UPS} small migrations before the one measured.`,
     'In the warm-up turn both sides of ours hashed their RAM: identical.',
     zeroCopy === 'off' ? 'Zero-copy is off: every byte is copied by the kernel on both sides.' : '',
     zeroCopy === 'off' ? '' : 'On loopback the kernel copies zero-copy sends after all.',

@@ -44,6 +44,7 @@ const PARTS = {
 const FIELD = {
   native: {
     guest: { dirtyBytesPerSecond: NATIVE_BYTES_PER_SECOND },
+    warmUps: 0,
     downtimeLimitMs: DOWNTIME_LIMIT_MS,
     label: `native, ${NATIVE_BYTES_PER_SECOND / MB} MB/s`,
   },

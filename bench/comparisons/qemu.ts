@@ -4,7 +4,7 @@
 import { readFileSync, realpathSync, rmSync, statfsSync } from 'node:fs'
 import type { Command } from 'commander'
 import type { Comparison, Findings, Setting, Skipped } from '../comparison.ts'
-import { cpuPerGb, parseMemory, verdict } from '../contestants.ts'
+import { cpuPerGb, parseMemory, verdict, WARM_UPS } from '../contestants.ts'
 import { type MigrationRun, runMigration } from '../migration.ts'
 import { CHANNELS_RANGE, numberOption, PAIRS_RANGE, sizeOption } from '../options.ts'
 import { type QemuBinary, qemuBinary } from '../qemu/binary.ts'
@@ -194,7 +194,7 @@ function migrate(
 ): Promise<MigrationRun> {
   const runs = { count: 0, runBytes: 0 }
   const guest = { kind: 'anonymous', sizeBytes: memory, hugePages: true, runs } as const
-  const ways = { engine: 'auto', zeroCopy: 'auto', watchMemory: false } as const
+  const ways = { engine: 'auto', zeroCopy: 'auto', warmUps: WARM_UPS, watchMemory: false } as const
   return runMigration({ ...ways, guest, channels, checksum: warmUp }, memory, { signal })
 }
 

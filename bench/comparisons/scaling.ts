@@ -31,7 +31,7 @@ const markedLog = { rounds: 8, everyPages: 1000 }
 function empty(sizeBytes: number, label: string) {
   const runs = { count: 1, runBytes: MIB }
   const guest = { kind: 'memfd', sizeBytes, hugePages: false, runs, markedLog } as const
-  return { guest, downtimeLimitMs: 0, label }
+  return { guest, warmUps: 0, downtimeLimitMs: 0, label }
 }
 
 const SIZES = {
@@ -55,7 +55,7 @@ export const scaling: Comparison<ScalingOptions> = {
 async function run(given: Setting<ScalingOptions>): Promise<Findings> {
   const options = sized({ ...given.options, memory: IDLE_BYTES, channels: CHANNELS })
   const field: Field<Size | 'idle'> = {
-    idle: { guest: plainGuest(IDLE_BYTES, options.hugePages), label: '16 MiB, idle' },
+    idle: { guest: plainGuest(IDLE_BYTES, options.hugePages), warmUps: 0, label: '16 MiB, idle' },
     ...SIZES,
   }
   const runs = await takeTurns(field, { path: LOOPBACK, name: 'lo' }, { ...given, options })

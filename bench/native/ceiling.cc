@@ -5,6 +5,7 @@
 //
 //   ceiling receive --memory BYTES --channels N --send-size BYTES --huge-pages 0|1
 //                   --socket-buffer BYTES       of SO_SNDBUF and SO_RCVBUF; 0: the kernel tunes
+//                   --congestion-control NAME   of TCP; "system": its default
 //   ceiling send    the same, and --port PORT
 //   ceiling memcpy  --memory BYTES --huge-pages 0|1
 //   ceiling read    the same
@@ -44,6 +45,7 @@ struct Options {
   uint16_t port = 0;
   bool huge_pages = false;
   int socket_buffer_bytes = 0;
+  std::string_view congestion_control = "system";
 };
 
 // What a channel says first, with its number in front. As long as the initial packet of multifd:
@@ -71,6 +73,10 @@ Options parse(int argc, char** argv) {
   for (int i = 2; i < argc; i += 2) {
     const std::string_view name = argv[i];
     if (i + 1 == argc) die("option %s has no value", argv[i]);
+    if (name == "--congestion-control") {
+      options.congestion_control = argv[i + 1];
+      continue;
+    }
     const unsigned long long value = std::strtoull(argv[i + 1], nullptr, 10);
     if (name == "--memory") options.memory_bytes = value;
     else if (name == "--channels") options.channels = static_cast<unsigned>(value);
@@ -166,7 +172,12 @@ void receive_share(int fd, Share share, size_t receive_bytes) {
   }
 }
 
-void set_buffers(int fd, const Options& options) {
+void tune(int fd, const Options& options) {
+  const std::string_view name = options.congestion_control;
+  if (name != "system" && ::setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name.data(),
+                                       static_cast<socklen_t>(name.size())) < 0) {
+    die_of("setsockopt");
+  }
   const int bytes = options.socket_buffer_bytes;
   if (bytes == 0) return;
   ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
@@ -213,7 +224,7 @@ void receive(const Options& options) {
     const int fd = ::accept(listener, nullptr, nullptr);
     if (fd < 0) die_of("accept");
     if (i == 0) started = now_seconds();
-    set_buffers(fd, options);
+    tune(fd, options);
     fds.push_back(fd);
     threads.emplace_back([&options, memory, fd] {
       uint8_t hello[kHelloSize];
@@ -233,7 +244,7 @@ void receive(const Options& options) {
 
 int connect_to(const Options& options) {
   const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
-  set_buffers(fd, options);
+  tune(fd, options);
   const sockaddr_in address = loopback(options.port);
   if (::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) {
     die_of("connect");

@@ -7,6 +7,7 @@ import { nextLine, readOrder, say } from './lines.ts'
 import { hugePageBytes, MemoryWatch, Meter, settle } from './meter.ts'
 import type { SideOptions } from './side-options.ts'
 import { unendingDevices } from './unending.ts'
+import { warmUp } from './warm-up.ts'
 
 const options = readOrder<SideOptions>()
 const { guest } = options
@@ -18,6 +19,7 @@ const memory =
 // Anonymous memory is touched beforehand, as the plain C++ loop's is, and the library is told that
 // it is all zero: emptying it would make the first touch part of the transfer again.
 if (guest.kind === 'anonymous') prefault(memory)
+await warmUp(options.warmUps ?? 0, options.channels)
 await settle()
 
 const watch = options.watchMemory ? new MemoryWatch() : undefined

@@ -41,6 +41,8 @@ export interface MigrationOrder {
   readonly downtimeLimitMs?: number
   /** The same fixed marks for every channel, with zero-copy `on` only. */
   readonly flushThresholds?: FlushThresholds
+  /** Small migrations that each side's process makes before this one; 0 unless given. */
+  readonly warmUps?: number
   /** Devices of the source that always have something to send; 0 unless given. */
   readonly unendingDevices?: number
   /** Hash the RAM after the clock has stopped. */

@@ -8,6 +8,7 @@ import { nextLine, readOrder, say } from './lines.ts'
 import { MarkedDirtyLog } from './marked-log.ts'
 import { hugePageBytes, MemoryWatch, Meter, settle } from './meter.ts'
 import type { SideOptions } from './side-options.ts'
+import { warmUp } from './warm-up.ts'
 import { Writer } from './writer.ts'
 
 const options = readOrder<SideOptions>()
@@ -19,6 +20,7 @@ const memory =
     : GuestMemory.allocate(BLOCK_NAME, guest.sizeBytes, { hugePages: guest.hugePages })
 populate(memory, guest)
 const log = guest.markedLog && new MarkedDirtyLog(memory, guest.markedLog)
+await warmUp(options.warmUps ?? 0, options.channels)
 await settle()
 say({ event: 'ready', hugePageBytes: hugePageBytes(), network: readNetworkSettings() })
 const uri = await line

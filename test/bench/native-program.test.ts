@@ -14,6 +14,7 @@ test('one transfer reports its time and the CPU time of both processes', async (
     channels: 3,
     sendSizeBytes: 100_000,
     socketBufferBytes: 0,
+    congestionControl: 'reno',
     hugePages: false,
   }
   const result = await runCeiling(program, options, { signal })
