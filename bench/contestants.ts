@@ -21,7 +21,7 @@ import type { GuestPlan, MigrationOrder } from './sides/side-options.ts'
 const GB = 1e9
 const MEMORY_MAX_BYTES = 4 * 2 ** 30
 const SMOKE = { memory: 64 * 2 ** 20, pairs: 1 }
-/** Of each side's process, so that a run shows what a VMM that has been running for long reaches. */
+/** Of each side's process: a run shows what a VMM that has been running for long reaches. */
 export const WARM_UPS = 3
 /** Where a margin is below 10 %, fewer turns prove nothing. */
 const PAIRS_MIN = 15

@@ -146,6 +146,9 @@ Napi::Value SendChannelWrap::create(const Napi::CallbackInfo& info) {
   auto encoder = to_encoder(object);
   if (!encoder) return to_js(env, encoder.error());
   options.encoder = std::move(*encoder);
+  if (get_bool(object, "largePackets") && !options.encoder) {
+    options.packet_size = PacketSize::kLarge;
+  }
   auto channel = SendChannel::start(std::move(options), group->state(),
                                     Environment::of(env).wakeup());
   if (!channel) return to_js(env, channel.error());
@@ -257,6 +260,9 @@ Napi::Value ReceiveChannelWrap::create(const Napi::CallbackInfo& info) {
   auto decoder = to_decoder(object);
   if (!decoder) return to_js(env, decoder.error());
   options.decoder = std::move(*decoder);
+  if (get_bool(object, "largePackets") && !options.decoder) {
+    options.packet_size = PacketSize::kLarge;
+  }
   const std::unique_ptr<Accepted> accepted = std::move(connection->state());
   auto channel = ReceiveChannel::start(std::move(accepted->fd), std::move(options), group->state(),
                                        Environment::of(env).wakeup());

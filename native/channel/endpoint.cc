@@ -18,7 +18,7 @@ namespace {
 // Each way; the kernel doubles it for its own book-keeping (socket(7)).
 constexpr int kLoopbackBufferBytes = 1 << 20;
 // Built into every kernel, and free for everybody to choose (tcp(7)). It does not pace: bbr, the
-// default of some systems, sends by a timer, which is worth it where a queue may fill up on the way.
+// default of some systems, sends by a timer, which pays where a queue may fill up on the way.
 constexpr std::string_view kLoopbackCongestionControl = "reno";
 
 bool is_loopback(const sockaddr_storage& address) {

@@ -46,9 +46,9 @@ class Wakeup {
   std::atomic<bool> armed_{false};
 };
 
-// Bound: a channel holds at most 32 extents of credit, 4 device states until their events were read,
-// one sync and three life-cycle events, so the ring is never full; that is our own promise, hence
-// an assertion.
+// Bound: a channel holds at most 32 extents of credit, 4 device states until their events were
+// read, one sync and three life-cycle events, so the ring is never full; that is our own promise,
+// hence an assertion.
 class EventRing {
  public:
   void push(Event event) {  // the owning thread

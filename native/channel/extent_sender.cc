@@ -10,18 +10,22 @@ namespace {
 // A page takes about 0.3 us to test and copy, a cache miss 0.1 us; far enough ahead, and not so far
 // that the line is gone again.
 constexpr size_t kPrefetchPages = 4;
-constexpr size_t kRecordPagesBytes = kPacketsPerRecord * kPacketPagesMax * kPageSize;
 
 }  // namespace
 
 ExtentSender::ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>& packet_num,
-                           Progress progress, PayloadEncoder* encoder)
+                           Progress progress, PacketSize size, PayloadEncoder* encoder)
     : ram_(ram),
       engine_(engine),
       packet_num_(packet_num),
       progress_(std::move(progress)),
       encoder_(encoder),
-      copies_bytes_(ram.tracker().wants_sent_copies() ? kRecordPagesBytes : 0),
+      packet_pages_(packet_pages(size)),
+      header_size_(ram_header_size(packet_pages_)),
+      packets_per_record_(size == PacketSize::kLarge ? 1 : kPacketsPerRecord),
+      copies_bytes_(ram.tracker().wants_sent_copies()
+                        ? packets_per_record_ * packet_pages_ * kPageSize
+                        : 0),
       body_bytes_max_(encoder != nullptr ? encoder->bytes_max() : 0) {}
 
 Result<void> ExtentSender::send(const Extent& extent) {
@@ -54,7 +58,7 @@ Result<void> ExtentSender::send_sync() {
   if (auto flushed = engine_.flush(0); !flushed) return flushed;
   if (auto opened = open_packet(); !opened) return opened;
   packet_open_ = false;
-  fill_ram_header(record_->headers[packets_in_record_],
+  fill_ram_header(open_header(),
                   {.flags = kFlagSync,
                    .packet_num = packet_num_.fetch_add(1, std::memory_order_relaxed),
                    .block = {},
@@ -86,7 +90,7 @@ Result<void> ExtentSender::add_page(const RamBlock& block, uint64_t page) {
     normal_[normal_count_++] = page * kPageSize;
     add_payload(block_index_, page, host);
   }
-  return normal_count_ + zero_count_ == kPacketPagesMax ? close_packet(block) : Result<void>();
+  return normal_count_ + zero_count_ == packet_pages_ ? close_packet(block) : Result<void>();
 }
 
 void ExtentSender::add_payload(uint32_t block, uint64_t page, uint8_t* host) {
@@ -115,12 +119,12 @@ Result<void> ExtentSender::open_packet() {
     copied_pages_ = 0;
     // In the record, and not here: the kernel may still read them when a channel was told to stop
     // in the middle of a submission, which this object does not outlive.
-    const size_t own_bytes = copies_bytes_ + kPacketsPerRecord * body_bytes_max_;
+    const size_t own_bytes = copies_bytes_ + packets_per_record_ * body_bytes_max_;
     if (own_bytes > 0 && record_->own_bodies == nullptr) {
       record_->own_bodies = std::make_unique_for_overwrite<uint8_t[]>(own_bytes);
     }
   }
-  record_->add(record_->headers[packets_in_record_].data(), kRamHeaderSize);
+  record_->add(open_header().data(), header_size_);
   body_iov_ = record_->iov_count;
   normal_count_ = 0;
   zero_count_ = 0;
@@ -136,7 +140,7 @@ Result<void> ExtentSender::close_packet(const RamBlock& block) {
     if (!encoded) return encoded.error();
     compressed_bytes = *encoded;
   }
-  fill_ram_header(record_->headers[packets_in_record_],
+  fill_ram_header(open_header(),
                   {.flags = encoder_ != nullptr ? encoder_->flag() : 0,
                    .packet_num = packet_num_.fetch_add(1, std::memory_order_relaxed),
                    .block = block.idstr,
@@ -147,10 +151,10 @@ Result<void> ExtentSender::close_packet(const RamBlock& block) {
   ++counters_.packets;
   counters_.normal_pages += normal_count_;
   counters_.zero_pages += zero_count_;
-  if (packets_in_record_ < kPacketsPerRecord) return {};
+  if (packets_in_record_ < packets_per_record_) return {};
   // Nothing but zero pages: the kernel may collect such headers until a segment is full, or the
-  // SYNC comes. To push each pair of them costs half as much as finding the 256 pages.
-  record_->more = record_->bytes == kPacketsPerRecord * kRamHeaderSize;
+  // SYNC comes. To push each of them costs half as much as finding its pages.
+  record_->more = record_->bytes == packets_per_record_ * header_size_;
   return submit_record();
 }
 
@@ -166,6 +170,10 @@ Result<uint32_t> ExtentSender::encode_body() {
   record.iov_count = body_iov_;
   record.add(body, *encoded);
   return static_cast<uint32_t>(*encoded);
+}
+
+std::span<uint8_t> ExtentSender::open_header() {
+  return std::span(record_->headers).subspan(packets_in_record_ * header_size_, header_size_);
 }
 
 Result<void> ExtentSender::submit_record() {

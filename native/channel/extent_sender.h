@@ -16,7 +16,12 @@
 
 namespace multifd {
 
-static_assert(kRecordHeaderSize == kRamHeaderSize);
+// Packets of QEMU's size that travel in one submission; of large ones it is one.
+inline constexpr uint32_t kPacketsPerRecord = 2;
+static_assert(kPacketsPerRecord * kRamHeaderSize <= kRecordHeadersSize);
+static_assert(kPacketsPerRecord * (1 + kPacketPagesMax) <= kRecordIovMax);
+static_assert(kLargeRamHeaderSize <= kRecordHeadersSize);
+static_assert(1 + kLargePacketPages <= kRecordIovMax);
 
 struct PageCounters {
   uint64_t packets = 0;
@@ -26,14 +31,15 @@ struct PageCounters {
 
 class ExtentSender {
  public:
-  // Called after each submission, about once per MiB: counters must move while a slow peer takes
+  // Called after each submission, once per MiB or two: counters must move while a slow peer takes
   // its time over an extent.
   using Progress = std::function<void(const PageCounters&)>;
   // packet_num is shared by all channels of a migration (QEMU: one global counter). Without an
   // encoder pages travel as they are; with one, or with a tracker that wants_sent_copies(), the
-  // engine has to send plain: a record's own bodies are written anew when it is used again.
+  // engine has to send plain: a record's own bodies are written anew when it is used again. Large
+  // packets are not compressed.
   ExtentSender(RamState& ram, Engine& engine, std::atomic<uint64_t>& packet_num, Progress progress,
-               PayloadEncoder* encoder = nullptr);
+               PacketSize size, PayloadEncoder* encoder = nullptr);
 
   // Sends every page of the extent that is in the round.
   Result<void> send(const Extent& extent);
@@ -47,6 +53,7 @@ class ExtentSender {
   Result<void> close_packet(const RamBlock& block);
   Result<uint32_t> encode_body();
   Result<void> submit_record();
+  [[nodiscard]] std::span<uint8_t> open_header();
   void add_payload(uint32_t block, uint64_t page, uint8_t* host);
   bool is_absent(uint64_t page);
 
@@ -55,6 +62,9 @@ class ExtentSender {
   std::atomic<uint64_t>& packet_num_;
   const Progress progress_;
   PayloadEncoder* const encoder_;
+  const uint32_t packet_pages_;
+  const size_t header_size_;
+  const uint32_t packets_per_record_;
   // Private copies of a record's pages, for a tracker that hashes what was sent; 0 for others.
   const size_t copies_bytes_;
   const size_t body_bytes_max_;  // of a compressed packet
@@ -67,8 +77,8 @@ class ExtentSender {
   uint32_t normal_count_ = 0;
   uint32_t zero_count_ = 0;
   bool packet_open_ = false;
-  std::array<uint64_t, kPacketPagesMax> normal_;
-  std::array<uint64_t, kPacketPagesMax> zero_;
+  std::array<uint64_t, kLargePacketPages> normal_;
+  std::array<uint64_t, kLargePacketPages> zero_;
 
   // What was populated when the extent began: reading a page that is not (it was discarded) would
   // allocate it in a file, and look like a write in anonymous memory. A page that is populated

@@ -24,7 +24,7 @@ Result<bool> PacketReader::read_front() {
 }
 
 Result<bool> PacketReader::read_ram_header() {
-  iovec rest{header_.data() + filled_, header_.size() - filled_};
+  iovec rest{header_.data() + filled_, header_size_ - filled_};
   auto complete = read({&rest, 1}, rest.iov_len, false);
   filled_ = 0;  // the bytes stay until the next header comes
   return complete;
@@ -52,7 +52,7 @@ Result<bool> PacketReader::read_device_payload(std::span<uint8_t> payload) {
 Result<bool> PacketReader::read(std::span<iovec> iov, size_t payload_bytes, bool with_front) {
   const size_t front = with_front && filled_ < kFrontSize ? kFrontSize - filled_ : 0;
   if (with_front) iov.back() = {header_.data() + filled_, front};
-  iovec beyond{header_.data() + kFrontSize, kRamHeaderSize - kFrontSize};
+  iovec beyond{header_.data() + kFrontSize, header_size_ - kFrontSize};
   std::array<mmsghdr, 2> parts{};
   msghdr& message = parts[0].msg_hdr;
   message.msg_iov = iov.data();

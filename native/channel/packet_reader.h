@@ -24,8 +24,9 @@ static_assert(kFrontSize < kRamHeaderSize);
 
 class PacketReader {
  public:
-  PacketReader(int fd, const Syscalls& syscalls, const std::atomic<bool>& stop)
-      : fd_(fd), syscalls_(syscalls), stop_(stop) {}
+  // `header_size`: of RAM packets; kRamHeaderSize or kLargeRamHeaderSize.
+  PacketReader(int fd, const Syscalls& syscalls, const std::atomic<bool>& stop, size_t header_size)
+      : fd_(fd), syscalls_(syscalls), stop_(stop), header_size_(header_size) {}
 
   // What these return is false where the peer closed the connection in front of a header, or where
   // the thread was told to stop. A connection that ends anywhere else is an error.
@@ -45,7 +46,9 @@ class PacketReader {
   [[nodiscard]] std::span<const uint8_t, kFrontSize> front() const {
     return std::span(header_).first<kFrontSize>();
   }
-  [[nodiscard]] std::span<const uint8_t, kRamHeaderSize> ram_header() const { return header_; }
+  [[nodiscard]] std::span<const uint8_t> ram_header() const {
+    return std::span(header_).first(header_size_);
+  }
   // Of the connection, the initial packet included.
   [[nodiscard]] uint64_t received_bytes() const { return received_bytes_; }
 
@@ -56,9 +59,10 @@ class PacketReader {
   const int fd_;
   const Syscalls& syscalls_;
   const std::atomic<bool>& stop_;
+  const size_t header_size_;
   uint64_t received_bytes_ = kInitialPacketSize;
   size_t filled_ = 0;  // of header_, by the next packet's header or, behind a short one, more
-  std::array<uint8_t, kRamHeaderSize> header_;
+  std::array<uint8_t, kLargeRamHeaderSize> header_;
 };
 
 }  // namespace multifd

@@ -1,6 +1,7 @@
 #include "channel/receive_channel.h"
 
 #include <bit>
+#include <cassert>
 #include <new>
 
 #include "guest/file_write.h"
@@ -60,6 +61,7 @@ Result<std::unique_ptr<ReceiveChannel>> ReceiveChannel::start(UniqueFd fd,
                                                               ReceiveChannelOptions options,
                                                               std::shared_ptr<ReceiveGroup> group,
                                                               Wakeup& wakeup) {
+  assert(!(options.packet_size == PacketSize::kLarge && options.decoder));
   std::unique_ptr<ReceiveChannel> channel(
       new ReceiveChannel(std::move(fd), std::move(options), std::move(group), wakeup));
   if (auto prepared = channel->prepare(); !prepared) return prepared.error();
@@ -79,7 +81,8 @@ ReceiveChannel::ReceiveChannel(UniqueFd fd, ReceiveChannelOptions options,
       group_(std::move(group)),
       socket_(fd.get()),
       fd_(std::move(fd)),
-      reader_(socket_, *options_.syscalls, stop_flag()),
+      reader_(socket_, *options_.syscalls, stop_flag(),
+              ram_header_size(packet_pages(options_.packet_size))),
       counters_(options_.counters) {
   if (options_.decoder) compressed_ = std::make_unique_for_overwrite<uint8_t[]>(kPayloadBytesMax);
 }
@@ -248,7 +251,8 @@ bool ReceiveChannel::into_file() const {
 // may have closed the connection behind the payload, which counts all the same.
 Result<bool> ReceiveChannel::read_aside(bool with_front) {
   if (!pages_ && into_file()) {
-    pages_ = std::make_unique_for_overwrite<uint8_t[]>(kPacketPagesMax * kPageSize);
+    const size_t pages = packet_pages(options_.packet_size);
+    pages_ = std::make_unique_for_overwrite<uint8_t[]>(pages * kPageSize);
   }
   uint8_t* const aside = options_.decoder ? compressed_.get() : pages_.get();
   std::array<iovec, 2> iov = {iovec{aside, payload_bytes_}};

@@ -43,6 +43,7 @@ struct ReceiveGroup {
 struct ReceiveChannelOptions {
   uint8_t channel_id = 0;
   std::unique_ptr<PayloadDecoder> decoder = nullptr;  // null: uncompressed
+  PacketSize packet_size = PacketSize::kQemu;  // with a decoder no other
   CounterCell* counters = nullptr;  // ReceiveCounter::kCount cells that outlive the channel
   const Syscalls* syscalls = &kKernelSyscalls;
 };
@@ -105,7 +106,7 @@ class ReceiveChannel final : public ChannelThread {
   uint32_t syncs_ = 0;
   const RamBlock* last_block_ = nullptr;  // most packets name the block of the one before
   RamHeader header_;
-  std::array<iovec, kPacketPagesMax + 1> iov_;
+  std::array<iovec, kLargePacketPages + 1> iov_;
   size_t iov_count_ = 0;
   size_t payload_bytes_ = 0;
   std::unique_ptr<uint8_t[]> compressed_;  // kPayloadBytesMax, with a decoder

@@ -22,7 +22,7 @@ RelayChannel::RelayChannel(UniqueFd fd, RelayChannelOptions options,
       ports_(std::move(ports)),
       socket_(fd.get()),
       fd_(std::move(fd)),
-      reader_(socket_, *options_.syscalls, stop_flag()),
+      reader_(socket_, *options_.syscalls, stop_flag(), kRamHeaderSize),
       counters_(options_.counters),
       pages_(std::make_unique_for_overwrite<uint8_t[]>(kPacketBytesMax)) {
   if (options_.decoder) compressed_ = std::make_unique_for_overwrite<uint8_t[]>(kPayloadBytesMax);

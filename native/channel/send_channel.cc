@@ -3,6 +3,8 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 
+#include <cassert>
+
 #include "base/kernel_compat.h"
 #include "base/locked_memory.h"
 #include "engine/sendmsg_engine.h"
@@ -18,6 +20,7 @@ Result<std::unique_ptr<SendChannel>> SendChannel::start(SendChannelOptions optio
   // kernel must have copied them by then, and pinning a private copy would save nothing.
   // The same is true of compressed bodies.
   if (group->ram->tracker().wants_sent_copies() || options.encoder) options.zero_copy = false;
+  assert(!(options.packet_size == PacketSize::kLarge && options.encoder));
   std::unique_ptr<SendChannel> channel(
       new SendChannel(std::move(options), std::move(group), wakeup));
   if (auto prepared = channel->prepare(); !prepared) return prepared.error();
@@ -165,7 +168,7 @@ Result<void> SendChannel::serve(Engine& engine) {
         page_counters_ = counters;
         publish(engine);
       },
-      options_.encoder.get());
+      options_.packet_size, options_.encoder.get());
   DeviceStateSender devices(engine, [this, &engine](const DeviceCounters& counters) {
     device_counters_ = counters;
     publish(engine);

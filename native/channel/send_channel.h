@@ -31,6 +31,7 @@ struct SendChannelOptions {
   uint64_t low_water_bytes = 0;
   uint64_t zero_copy_until_bytes = UINT64_MAX;  // see WaterMarks
   std::unique_ptr<PayloadEncoder> encoder = nullptr;  // null: uncompressed; else never zero-copy
+  PacketSize packet_size = PacketSize::kQemu;  // with an encoder no other
   CounterCell* counters = nullptr;  // SendCounter::kCount cells that outlive the channel
 };
 

@@ -17,14 +17,14 @@
 
 namespace multifd {
 
-// Packets that travel in one submission. Their headers live in the record until it is released.
-inline constexpr uint32_t kPacketsPerRecord = 2;
-inline constexpr size_t kRecordHeaderSize = 1344;  // kRamHeaderSize; engines do not know packets
-// Per packet one iovec for the header and at worst one for each of 128 pages; below IOV_MAX (1024).
-inline constexpr uint32_t kRecordIovMax = kPacketsPerRecord * (1 + 128);
+// What is sent beside guest memory, headers of packets, lives in the record until it is released:
+// room for one large packet's, or for those of two of QEMU's size.
+inline constexpr size_t kRecordHeadersSize = 4096;
+// One iovec for a header and at worst one for each of 472 pages; below IOV_MAX (1024).
+inline constexpr uint32_t kRecordIovMax = 1 + 472;
 
 // Records of a channel with zero-copy; one suffices without. The high-water mark is the bound that
-// policy sets; this one only has to be large enough not to be felt before it: 64 records of 1 MiB.
+// policy sets; this one only has to be large enough not to be felt before it: 64 MiB and more.
 inline constexpr uint32_t kZeroCopyRecords = 64;
 // Below this a copy is cheaper than pinning and a notification (msg_zerocopy.rst: about 10 KB).
 inline constexpr size_t kZeroCopyMinBytes = 16 * 1024;
@@ -39,7 +39,7 @@ struct SendRecord {
   bool more = false;   // a hint: little, and another record soon (MSG_MORE)
   bool plain = false;  // copied, whatever the engine's mode; what is not guest memory
   std::array<iovec, kRecordIovMax> iov;
-  std::array<std::array<uint8_t, kRecordHeaderSize>, kPacketsPerRecord> headers;
+  std::array<uint8_t, kRecordHeadersSize> headers;
   // Bodies that are not guest memory; made by the first who needs them, as long as the record.
   std::unique_ptr<uint8_t[]> own_bodies;
 

@@ -23,8 +23,9 @@ Result<void> check_payload(const RamHeader& header, uint32_t compression_flag) {
                        header.flags & kFlagCompressionMask, compression_flag);
   }
   if (header.normal_pages == 0) return {};
-  const size_t uncompressed = header.normal_pages * kPageSize;
-  if (compression_flag == 0 && header.payload_bytes != uncompressed) {
+  if (compression_flag == 0) {
+    const size_t uncompressed = header.normal_pages * kPageSize;
+    if (header.payload_bytes == uncompressed) return {};
     return Error::make(ErrorCode::kProtocol,
                        "got next_packet_size %u, expected %zu for %u uncompressed pages",
                        header.payload_bytes, uncompressed, header.normal_pages);
@@ -35,6 +36,11 @@ Result<void> check_payload(const RamHeader& header, uint32_t compression_flag) {
                        header.payload_bytes, kPayloadBytesMax, header.normal_pages);
   }
   return {};
+}
+
+// How many pages a packet has room for whose header is that long.
+uint32_t slots_in(std::span<const uint8_t> header) {
+  return static_cast<uint32_t>((header.size() - kAtOffsets) / sizeof(uint64_t));
 }
 
 }  // namespace
@@ -75,7 +81,7 @@ Result<InitialPacket> parse_initial_packet(std::span<const uint8_t, kInitialPack
   return packet;
 }
 
-void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& packet) {
+void fill_ram_header(std::span<uint8_t> out, const RamPacket& packet) {
   // The whole header is written, so that nothing of an earlier packet leaks out (QEMU 9.2 on).
   std::ranges::fill(out, uint8_t{0});
   uint8_t* const at = out.data();
@@ -84,7 +90,7 @@ void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& pa
   put32(at + kAtFlags, packet.flags);
   put64(at + kAtPacketNum, packet.packet_num);
   if (packet.normal.empty() && packet.zero.empty()) return;
-  put32(at + kAtPagesAlloc, kPacketPagesMax);
+  put32(at + kAtPagesAlloc, slots_in(out));
   put32(at + kAtNormalPages, static_cast<uint32_t>(packet.normal.size()));
   const bool compressed = (packet.flags & kFlagCompressionMask) != 0;
   put32(at + kAtNextPacketSize,
@@ -101,7 +107,7 @@ void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& pa
   }
 }
 
-Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, RamHeader& out,
+Result<void> parse_ram_header(std::span<const uint8_t> bytes, RamHeader& out,
                               uint32_t compression_flag) {
   const uint8_t* const at = bytes.data();
   if (auto checked = check_opening(at, ErrorCode::kProtocol); !checked) return checked;
@@ -117,9 +123,9 @@ Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, Ra
   const uint32_t pages_alloc = get32(at + kAtPagesAlloc);
   out.normal_pages = get32(at + kAtNormalPages);
   out.zero_pages = get32(at + kAtZeroPages);
-  if (pages_alloc > kPacketPagesMax) {
+  if (pages_alloc > slots_in(bytes)) {
     return Error::make(ErrorCode::kProtocol, "got pages_alloc %u, expected at most %u",
-                       pages_alloc, kPacketPagesMax);
+                       pages_alloc, slots_in(bytes));
   }
   if (out.normal_pages > pages_alloc || out.zero_pages > pages_alloc - out.normal_pages) {
     return Error::make(ErrorCode::kProtocol,

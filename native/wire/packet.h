@@ -25,7 +25,20 @@ inline constexpr size_t kInitialPacketSize = 64;
 inline constexpr unsigned kChannelsMax = 255;
 // MULTIFD_PACKET_SIZE (512 KiB) over the page size.
 inline constexpr uint32_t kPacketPagesMax = 128;
-inline constexpr size_t kRamHeaderSize = 320 + 8 * kPacketPagesMax;
+// Behind the fixed part of a RAM packet's header there is a slot for each page it has room for.
+constexpr size_t ram_header_size(uint32_t pages) { return 320 + size_t{8} * pages; }
+inline constexpr size_t kRamHeaderSize = ram_header_size(kPacketPagesMax);
+// Between our own ends, uncompressed: with so many slots the header is one page long, so that all
+// pages of a stream have one and the same place within the kernel's. Copies of what is shifted
+// from page to page take a sixth more CPU time (docs/performance.md).
+inline constexpr uint32_t kLargePacketPages = 472;
+inline constexpr size_t kLargeRamHeaderSize = ram_header_size(kLargePacketPages);
+static_assert(kLargeRamHeaderSize == 4096);
+// What the uncompressed packets of a stream have room for; both ends know it beforehand.
+enum class PacketSize : uint8_t { kQemu, kLarge };
+constexpr uint32_t packet_pages(PacketSize size) {
+  return size == PacketSize::kLarge ? kLargePacketPages : kPacketPagesMax;
+}
 inline constexpr size_t kBlockNameSize = 256;
 // Of a compressed payload: what QEMU's receivers have room for, without looking (2 * 512 KiB).
 inline constexpr size_t kPayloadBytesMax = size_t{1} << 20;
@@ -52,7 +65,8 @@ struct RamPacket {
   uint32_t compressed_bytes = 0;  // the payload's, where flags name a method and pages are normal
 };
 
-void fill_ram_header(std::span<uint8_t, kRamHeaderSize> out, const RamPacket& packet);
+// `out` is as long as a header of packets of this stream: kRamHeaderSize or kLargeRamHeaderSize.
+void fill_ram_header(std::span<uint8_t> out, const RamPacket& packet);
 
 // A received header. Offsets are decoded but not yet checked: that needs the block.
 struct RamHeader {
@@ -63,7 +77,7 @@ struct RamHeader {
   uint64_t packet_num = 0;
   std::array<char, kBlockNameSize> block_bytes{};
   size_t block_size = 0;
-  std::array<uint64_t, kPacketPagesMax> offsets;  // normal first, then zero
+  std::array<uint64_t, kLargePacketPages> offsets;  // normal first, then zero
 
   [[nodiscard]] std::string_view block() const { return {block_bytes.data(), block_size}; }
   [[nodiscard]] uint32_t pages() const { return normal_pages + zero_pages; }
@@ -72,7 +86,8 @@ struct RamHeader {
 // Checks everything that needs no block: magic, version, flags, counts, sizes. next_packet_size is
 // believed only where there are pages with a payload (QEMU 7.2 leaves a stale one elsewhere).
 // `compression_flag` is the agreed method's bit, which every packet with pages has; 0: none.
-Result<void> parse_ram_header(std::span<const uint8_t, kRamHeaderSize> bytes, RamHeader& out,
+// `bytes`: as long as a header of packets of this stream, kRamHeaderSize or kLargeRamHeaderSize.
+Result<void> parse_ram_header(std::span<const uint8_t> bytes, RamHeader& out,
                               uint32_t compression_flag = 0);
 // Every offset aligned to a page and inside used_length bytes.
 Result<void> check_offsets(const RamHeader& header, uint64_t used_length);

@@ -34,6 +34,8 @@ export interface ReceiveChannelListener {
 export interface ReceiveChannelOptions {
   /** What the source compresses with; default none. */
   compression?: NativeCompression
+  /** Without compression: packets have room for 472 pages, and not for QEMU's 128. */
+  largePackets?: boolean
 }
 
 /** Where the cells of the page counters are; the same in every channel. */

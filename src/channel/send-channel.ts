@@ -35,6 +35,8 @@ export interface SendChannelOptions {
   highWaterBytes: number
   lowWaterBytes: number
   zeroCopyUntilBytes: number
+  /** Packets have room for 472 pages, and not for QEMU's 128; without compression only. */
+  largePackets?: boolean
   /** Compressed payloads are never sent zero-copy. Default none. */
   compression?: NativeCompression
   /** zlib 0 to 9, zstd 0 to 20; default 1. */

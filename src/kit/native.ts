@@ -208,6 +208,8 @@ export interface NativeSendChannelOptions extends NativeEndpoint {
   lowWaterBytes: number
   zeroCopyUntilBytes: number
   counters: Float64Array
+  /** Packets have room for 472 pages, and not for QEMU's 128; without compression only. */
+  largePackets?: boolean
   /** Compressed payloads are sent plain, whatever `zeroCopy` says. Default none. */
   compression?: NativeCompression
   /** zlib 0 to 9, zstd 0 to 20; default 1. */
@@ -275,7 +277,11 @@ export interface NativeAddon extends NativeRelayAddon {
   startReceiveChannel(
     group: NativeReceiveGroup,
     connection: NativeConnection,
-    options: { counters: Float64Array; compression?: NativeCompression },
+    options: {
+      counters: Float64Array
+      compression?: NativeCompression
+      largePackets?: boolean
+    },
   ): NativeReceiveChannel | NativeError
   startListener(
     options: NativeEndpoint & { identifyTimeoutMs: number },

@@ -47,7 +47,12 @@ export type ChannelSettings = Pick<
   | 'maxBandwidthBytesPerSecond'
   | 'uuid'
   | 'connectTimeoutMs'
-> & { compression?: NativeCompression; compressionLevel?: number | undefined }
+> & {
+  compression?: NativeCompression
+  compressionLevel?: number | undefined
+  /** For destinations of ours, which must know; default false. */
+  largePackets?: boolean
+}
 
 /**
  * Before tracking is armed, and before the destination waits for us: registering takes as long as
@@ -161,6 +166,7 @@ function openChannel(parts: ChannelParts, channelId: number, marks: ChannelMarks
       engine: choice.engine,
       zeroCopy: choice.zeroCopy,
       zeroCopyRequired: settings.zeroCopy === 'on',
+      largePackets: settings.largePackets ?? false,
       ...compressionOf(settings),
       ...marks,
     },

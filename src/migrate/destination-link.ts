@@ -138,7 +138,7 @@ export class DestinationLink {
    * @param parked called at each sync point, while no channel receives anything
    */
   openChannels(group: NativeReceiveGroup, parked: () => void): void {
-    const compression = this.#own?.compression ?? 'none'
+    const { compression = 'none', largePackets = false } = this.#own ?? {}
     const listener = {
       syncArrived: (id: number) => this.#syncs.arrived(id),
       deviceState: (_id: number, packet: DevicePacket) => this.#parts.devicePacket(packet),
@@ -148,7 +148,9 @@ export class DestinationLink {
     for (let channelId = 0; channelId < this.#taken.size; channelId += 1) {
       const connection = this.#taken.get(channelId)
       if (connection === undefined) continue
-      this.#channels.push(new ReceiveChannel(group, connection, listener, { compression }))
+      this.#channels.push(
+        new ReceiveChannel(group, connection, listener, { compression, largePackets }),
+      )
     }
     this.#syncs = new SyncCollector(this.#channels, parked)
   }

@@ -71,12 +71,16 @@ export class OutgoingWire {
   async begin(options: {
     channels: number
     compression: NativeCompression
+    largePackets: boolean
     uuid: Uint8Array
     /** The tokens of src/wire/dialect.ts. */
     resume: Pick<OwnCapabilities, 'resume' | 'resuming'>
   }): Promise<void> {
-    const { channels, compression, uuid, resume } = options
-    const own = { channels, commit: true, compression, switchoverAck: true, ...resume }
+    const { channels, compression, largePackets, uuid, resume } = options
+    const own = {
+      ...{ channels, commit: true, compression, switchoverAck: true, largePackets },
+      ...resume,
+    }
     await this.#main.write(
       concatBytes(
         encodeHeader(),

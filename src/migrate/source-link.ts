@@ -123,13 +123,16 @@ export class SourceLink {
       ...(resumeToken === undefined ? {} : { resume: resumeToken }),
       ...(resuming ? { resuming: channelUuid.toString('hex') } : {}),
     }
-    await this.first.unless(this.wire.begin({ channels, compression, uuid, resume }))
+    const largePackets = compression === 'none'
+    const own = { channels, compression, largePackets, uuid, resume }
+    await this.first.unless(this.wire.begin(own))
     // Channels that came before the destination took this connection up may be a stranger's.
     if (resuming) await this.first.unless(this.#resumeAnswer())
     const { flush, ready } = openChannels({
       settings: {
         ...settings,
         uuid: channelUuid,
+        largePackets,
         maxBandwidthBytesPerSecond: limiter.bytesPerSecond,
       },
       endpoint,

@@ -13,9 +13,10 @@ import type { Extent } from './round-plan.ts'
 
 /**
  * Near the end of a round a channel queues no more than its even share of what is left, but 2: one
- * that it sends and one that it finds waiting; and a fast one an eighth of its credits. Extents queued on a slow channel cannot be taken
- * back, and a round of `4 * channels` extents would otherwise be dealt out evenly at its start,
- * however slow a channel is; the last round, when the guest stands still, is such a round.
+ * that it sends and one that it finds waiting; and a fast one an eighth of its credits. Extents
+ * queued on a slow channel cannot be taken back, and a round of `4 * channels` extents would
+ * otherwise be dealt out evenly at its start, however slow a channel is; the last round, when the
+ * guest stands still, is such a round.
  */
 export const TAIL_CREDITS = 2
 const TAIL_PART = 8

@@ -92,6 +92,8 @@ export interface OwnCapabilities {
    * before must not be taken for them. Default: it is the first.
    */
   resuming?: string
+  /** Uncompressed packets have room for 472 pages, and not for QEMU's 128. Default false. */
+  largePackets?: boolean
   /** The source stops its guest only when the destination's devices are ready. Default false. */
   switchoverAck?: boolean
 }
@@ -106,11 +108,13 @@ const RESUMING_KEY = 'resuming='
 const RESUME_TOKEN = /^[0-9a-f]{32}$/
 /** Named as QEMU's capability. */
 const SWITCHOVER_ACK_ENTRY = 'switchover-ack'
+const LARGE_PACKETS_ENTRY = 'large-packets'
 const METHODS: readonly NativeCompression[] = ['none', 'zlib', 'zstd']
 
 /** @throws RangeError if the number of channels is not 1 .. 255, or the token not 32 digits */
 export function formatOwnCapabilities(own: OwnCapabilities): string[] {
-  const { channels, commit, compression, resume, resuming, switchoverAck = false } = own
+  const { channels, commit, compression, resume, resuming } = own
+  const { switchoverAck = false, largePackets = false } = own
   if (channels === 0) throw new RangeError(`expected channels to be 1 .. ${CHANNELS_MAX}, got 0`)
   checkUnsigned('channels', channels, CHANNELS_MAX)
   for (const token of [resume, resuming]) {
@@ -124,6 +128,7 @@ export function formatOwnCapabilities(own: OwnCapabilities): string[] {
     ...(resume === undefined ? [] : [`${RESUME_KEY}${resume}`]),
     ...(resuming === undefined ? [] : [`${RESUMING_KEY}${resuming}`]),
     ...(switchoverAck ? [SWITCHOVER_ACK_ENTRY] : []),
+    ...(largePackets ? [LARGE_PACKETS_ENTRY] : []),
   ]
 }
 
@@ -135,11 +140,14 @@ export function parseOwnCapabilities(capabilities: readonly string[]): Result<Ow
   let resume: string | undefined
   let resuming: string | undefined
   let switchoverAck = false
+  let largePackets = false
   for (const entry of capabilities) {
     if (entry === COMMIT_ENTRY && !commit) {
       commit = true
     } else if (entry === SWITCHOVER_ACK_ENTRY && !switchoverAck) {
       switchoverAck = true
+    } else if (entry === LARGE_PACKETS_ENTRY && !largePackets) {
+      largePackets = true
     } else if (entry.startsWith(RESUME_KEY) && resume === undefined) {
       resume = entry.slice(RESUME_KEY.length)
       if (!RESUME_TOKEN.test(resume)) return refuseToken(resume)
@@ -171,6 +179,7 @@ export function parseOwnCapabilities(capabilities: readonly string[]): Result<Ow
     ...(resume === undefined ? {} : { resume }),
     ...(resuming === undefined ? {} : { resuming }),
     ...(switchoverAck ? { switchoverAck } : {}),
+    ...(largePackets ? { largePackets } : {}),
   })
 }
 

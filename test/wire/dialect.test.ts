@@ -62,17 +62,20 @@ describe('our own ends', () => {
             .map((b) => Buffer.from(b).toString('hex')),
         ),
         fc.boolean(),
-        (channels, commit, compression, resume, switchoverAck) => {
+        fc.boolean(),
+        (channels, commit, compression, resume, switchoverAck, largePackets) => {
           const value = {
             ...{ channels, commit, compression },
             ...(resume === null ? {} : { resume }),
             ...(switchoverAck ? { switchoverAck } : {}),
+            ...(largePackets ? { largePackets } : {}),
           }
           const list = formatOwnCapabilities(value)
           expect(parseOwnCapabilities(list)).toEqual({ ok: true, value })
           expect(parseOwnCapabilities(list.toReversed())).toEqual({ ok: true, value })
           expect(list.includes(`resume=${resume}`)).toBe(resume !== null)
           expect(list.includes('switchover-ack')).toBe(switchoverAck)
+          expect(list.includes('large-packets')).toBe(largePackets)
           const named = list.filter((entry) => entry.startsWith('multifd-compression='))
           expect(named).toEqual(
             compression === 'none' ? [] : [`multifd-compression=${compression}`],

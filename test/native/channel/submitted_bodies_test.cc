@@ -78,7 +78,8 @@ void stop_while_submitting(TrackerKind kind, PayloadEncoder* encoder, int whole)
   InterruptedEngine engine(whole);
   std::atomic<uint64_t> packet_num{0};
   {
-    ExtentSender sender(**ram, engine, packet_num, [](const PageCounters&) {}, encoder);
+    ExtentSender sender(**ram, engine, packet_num, [](const PageCounters&) {},
+                        PacketSize::kQemu, encoder);
     Result<void> sent;
     for (const Extent& extent : (*ram)->plan(kPages * kPageSize)) {
       sent = sender.send(extent);

@@ -20,10 +20,12 @@ class Migration {
     bool memfd = false;
     EngineKind engine = EngineKind::kSendmsg;
     bool registered = false;  // guest memory as fixed buffers of io_uring
+    PacketSize packet_size = PacketSize::kQemu;
   };
 
   explicit Migration(const Setup& setup)
-      : source_(make_memory(setup.size_bytes, setup.memfd)),
+      : extent_bytes_(setup.packet_size == PacketSize::kLarge ? 3 << 20 : 256 << 10),
+        source_(make_memory(setup.size_bytes, setup.memfd)),
         destination_(make_memory(setup.size_bytes, setup.memfd)) {
     CHECK_OK(destination_->empty());
     Tracked tracked = make_tracker(setup.tracker, source_);
@@ -49,6 +51,7 @@ class Migration {
                                  .zero_copy = setup.zero_copy,
                                  .high_water_bytes = 4 << 20,
                                  .low_water_bytes = 1 << 20,
+                                 .packet_size = setup.packet_size,
                                  .counters = end->send_cells.data()};
       options.initial.channel_id = static_cast<uint8_t>(i);
       auto sending = SendChannel::start(std::move(options), send_group_, end->send_wakeup);
@@ -59,7 +62,9 @@ class Migration {
       CHECK_EQ(size_t{initial.channel_id}, i);
       auto receiving = ReceiveChannel::start(
           std::move(fd),
-          {.channel_id = initial.channel_id, .counters = end->receive_cells.data()},
+          {.channel_id = initial.channel_id,
+           .packet_size = setup.packet_size,
+           .counters = end->receive_cells.data()},
           receive_group_, end->receive_wakeup);
       CHECK_OK(receiving);
       end->receiving = std::move(*receiving);
@@ -73,7 +78,7 @@ class Migration {
     auto pages = ram_->begin_round();
     CHECK_OK(pages);
     then();
-    const std::vector<Extent> extents = ram_->plan(256 * 1024);
+    const std::vector<Extent> extents = ram_->plan(extent_bytes_);
     std::vector<size_t> in_work(ends_.size());
     for (size_t i = 0; i < extents.size(); ++i) {
       const size_t channel = i % ends_.size();
@@ -90,7 +95,7 @@ class Migration {
         end.send_wakeup.expect(*end.sending, EventKind::kExtentDone);
       }
       end.send_wakeup.expect(*end.sending, EventKind::kSyncDone);
-      CHECK_EQ(cell(end.send_cells, SendCounter::kUnreleasedBytes) <= kRamHeaderSize, true);
+      CHECK_EQ(cell(end.send_cells, SendCounter::kUnreleasedBytes) <= kLargeRamHeaderSize, true);
     }
     return *pages;
   }
@@ -153,6 +158,7 @@ class Migration {
     std::unique_ptr<ReceiveChannel> receiving;
   };
   const PlainListener listener_;
+  const uint64_t extent_bytes_;
   const std::shared_ptr<GuestMemory> source_;
   const std::shared_ptr<GuestMemory> destination_;
   std::shared_ptr<VmmDirtyLog> log_;
@@ -219,15 +225,18 @@ void migrate(const Migration::Setup& setup) {
   for (const auto& [tracker, name] : kTrackers) {
     for (const Way& way : kWays) {
       for (const bool memfd : {false, true}) {
-        check::add("every page arrives: " + name + ", " + way.name +
-                       (memfd ? ", memfd" : ", anonymous"),
-                   [=, kind = tracker, &way] {
-                     migrate({.tracker = kind,
-                              .zero_copy = way.zero_copy,
-                              .memfd = memfd,
-                              .engine = way.engine,
-                              .registered = way.registered});
-                   });
+        for (const PacketSize size : {PacketSize::kQemu, PacketSize::kLarge}) {
+          check::add("every page arrives: " + name + ", " + way.name +
+                         (memfd ? ", memfd" : ", anonymous") + (size == PacketSize::kLarge ? ", large packets" : ""),
+                     [=, kind = tracker, &way] {
+                       migrate({.tracker = kind,
+                                .zero_copy = way.zero_copy,
+                                .memfd = memfd,
+                                .engine = way.engine,
+                                .registered = way.registered,
+                                .packet_size = size});
+                     });
+        }
       }
     }
   }

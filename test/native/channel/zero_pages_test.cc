@@ -213,7 +213,8 @@ TEST("packets of nothing but zero pages wait for each other, but not at the end"
   CHECK_OK((*ram)->begin_round());
   Pushes engine;
   std::atomic<uint64_t> packet_num{0};
-  ExtentSender sender(**ram, engine, packet_num, [](const PageCounters&) {}, nullptr);
+  ExtentSender sender(**ram, engine, packet_num, [](const PageCounters&) {},
+                      PacketSize::kQemu);
   for (const Extent& extent : (*ram)->plan(kPages * kPageSize)) CHECK_OK(sender.send(extent));
   CHECK_OK(sender.send_sync());
   const std::vector<bool> expected = {true, true, false, true, false, false};

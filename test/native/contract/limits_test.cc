@@ -88,21 +88,21 @@ void exchange(Channel& channel, Engine& engine) {
   for (size_t i = 0; i < kRecords; ++i) {
     auto acquired = engine.acquire();
     CHECK_OK(acquired);
-    (*acquired)->headers[0].fill(static_cast<uint8_t>(i));
-    (*acquired)->add((*acquired)->headers[0].data(), multifd::kRecordHeaderSize);
+    (*acquired)->headers.fill(static_cast<uint8_t>(i));
+    (*acquired)->add((*acquired)->headers.data(), multifd::kRecordHeadersSize);
     (*acquired)->add(channel.payload.data(), channel.payload.size());
     CHECK_OK(engine.submit(**acquired));
   }
   CHECK_OK(engine.flush(0));
   shutdown(channel.pair.sender.get(), SHUT_WR);
   const std::vector<uint8_t> arrived = reader.join();
-  const size_t record_bytes = multifd::kRecordHeaderSize + channel.payload.size();
+  const size_t record_bytes = multifd::kRecordHeadersSize + channel.payload.size();
   CHECK_EQ(arrived.size(), kRecords * record_bytes);
   for (size_t i = 0; i < kRecords; ++i) {
     const auto* const at = arrived.data() + i * record_bytes;
     CHECK_EQ(at[0], static_cast<uint8_t>(i));
     CHECK(std::equal(channel.payload.begin(), channel.payload.end(),
-                     at + multifd::kRecordHeaderSize));
+                     at + multifd::kRecordHeadersSize));
   }
 }
 

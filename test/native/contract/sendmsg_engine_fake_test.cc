@@ -53,8 +53,8 @@ struct Rig {
 
   // A header that is different each time, and `size` bytes in up to `parts` pieces.
   void fill(SendRecord& record, size_t size, size_t parts = 1) {
-    for (uint8_t& byte : record.headers[0]) byte = static_cast<uint8_t>(random.next());
-    record.add(record.headers[0].data(), record.headers[0].size());
+    for (uint8_t& byte : record.headers) byte = static_cast<uint8_t>(random.next());
+    record.add(record.headers.data(), record.headers.size());
     while (size > 0) {
       const size_t part = parts-- <= 1 ? size : 1 + random.below(size);
       record.add(payload.data() + random.below(payload.size() - part), part);

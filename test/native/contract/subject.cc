@@ -4,10 +4,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <set>
+#include <span>
 
 namespace contract {
 
 using multifd::SendRecord;
+
+// As a packet of QEMU's size has it.
+constexpr size_t kHeaderSize = 1344;
 
 Subject::Subject(const Settings& settings)
     : marks{settings.high_bytes, settings.low_bytes},
@@ -34,8 +38,9 @@ SendRecord& Driver::acquire() {
 }
 
 void Driver::fill(SendRecord& record, size_t size, size_t parts) {
-  for (uint8_t& byte : record.headers[0]) byte = static_cast<uint8_t>(random.next());
-  record.add(record.headers[0].data(), record.headers[0].size());
+  const auto header = std::span(record.headers).first(kHeaderSize);
+  for (uint8_t& byte : header) byte = static_cast<uint8_t>(random.next());
+  record.add(header.data(), header.size());
   while (size > 0) {
     const size_t part = parts-- <= 1 ? size : 1 + random.below(size);
     record.add(subject->payload() + random.below(Subject::kPayloadBytes - part), part);

@@ -1,5 +1,7 @@
 // Tests of what only the io_uring engine has, over a fake ring: chains, the pair of completions,
 // stepping down. What every engine must do is in contract_test.cc.
+#include <algorithm>
+#include <span>
 #include <string>
 
 #include "base/census.h"
@@ -18,6 +20,7 @@ using multifd::SendRecord;
 using multifd::UringEngine;
 
 constexpr size_t kKiB = 1024;
+constexpr size_t kHeaderSize = 1344;
 
 struct Rig {
   explicit Rig(Faults faults = {}, SendMode mode = SendMode::kZeroCopyFixed,
@@ -59,8 +62,9 @@ struct Rig {
   void send(size_t offset, size_t size, uint32_t packets = 1) {
     SendRecord& record = acquire();
     for (uint32_t i = 0; i < packets; ++i) {
-      record.headers[i].fill(static_cast<uint8_t>(expected.size()));
-      add(record, record.headers[i].data(), record.headers[i].size());
+      const auto header = std::span(record.headers).subspan(i * kHeaderSize, kHeaderSize);
+      std::ranges::fill(header, static_cast<uint8_t>(expected.size()));
+      add(record, header.data(), header.size());
       add(record, memory.data() + offset, size);
     }
     CHECK_OK(engine.submit(record));

@@ -116,6 +116,25 @@ TEST("a RAM header is parsed as it was filled, for every mix of normal and zero 
   }
 }
 
+TEST("a large packet has room for 472 pages, and its header is a page long") {
+  std::array<uint8_t, multifd::kLargeRamHeaderSize> bytes;
+  const auto normal = offsets(multifd::kLargePacketPages - 7, 1);
+  const auto zero = offsets(7, 5000);
+  multifd::fill_ram_header(
+      bytes, {.flags = 0, .packet_num = 3, .block = "pc.ram", .normal = normal, .zero = zero});
+  RamHeader header;
+  CHECK_OK(multifd::parse_ram_header(bytes, header));
+  CHECK_EQ(header.normal_pages, multifd::kLargePacketPages - 7);
+  CHECK_EQ(header.zero_pages, 7U);
+  CHECK_EQ(header.payload_bytes, normal.size() * kPageSize);
+  CHECK(std::equal(normal.begin(), normal.end(), header.offsets.begin()));
+  CHECK(std::equal(zero.begin(), zero.end(), header.offsets.begin() + header.normal_pages));
+  // A packet of QEMU's size has room for 128, whatever it says.
+  CHECK(!multifd::parse_ram_header(std::span(bytes).first<multifd::kRamHeaderSize>(), header));
+  put32(&bytes[12], multifd::kLargePacketPages + 1);
+  CHECK(!multifd::parse_ram_header(bytes, header));
+}
+
 TEST("a SYNC packet is zero from pages_alloc on, but for its number") {
   HeaderBytes bytes = filled({.flags = multifd::kFlagSync,
                               .packet_num = 0x0102030405060708ULL,
