@@ -25,7 +25,10 @@ import {
   RAM_PACKET_FIXED_BYTES,
 } from './constants.ts'
 
-/** Size of every RAM packet header, however many pages it lists: 320 + 8 * 128. */
+/**
+ * Size of every RAM packet header, however many pages it lists: 320 + 8 * 128. Large packets, which
+ * only our own ends exchange, are the native codec's alone (native/wire/packet.h).
+ */
 export const RAM_PACKET_HEADER_BYTES = RAM_PACKET_FIXED_BYTES + 8 * PACKET_PAGES_MAX
 
 /** Most bytes of a compressed payload: what QEMU's receivers have room for, without looking. */

@@ -66,7 +66,7 @@ describe('transferredBytes', () => {
         expect(result.transferredBytes).toBeGreaterThan(sum + 100_000)
         // Headers and pages are all there is on a channel.
         for (const { sentBytes, packets, normalPages } of result.channels) {
-          expect(sentBytes).toBe(64 + packets * 1344 + normalPages * 4096)
+          expect(sentBytes).toBe(64 + packets * 4096 + normalPages * 4096)
         }
       })
     }

@@ -226,8 +226,9 @@ void migrate(const Migration::Setup& setup) {
     for (const Way& way : kWays) {
       for (const bool memfd : {false, true}) {
         for (const PacketSize size : {PacketSize::kQemu, PacketSize::kLarge}) {
+          const bool large = size == PacketSize::kLarge;
           check::add("every page arrives: " + name + ", " + way.name +
-                         (memfd ? ", memfd" : ", anonymous") + (size == PacketSize::kLarge ? ", large packets" : ""),
+                         (memfd ? ", memfd" : ", anonymous") + (large ? ", large packets" : ""),
                      [=, kind = tracker, &way] {
                        migrate({.tracker = kind,
                                 .zero_copy = way.zero_copy,
