@@ -3,6 +3,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { release } from 'node:os'
 import { describe, expect, it } from 'vitest'
 import { cliCommand, runCli } from './run-cli.ts'
 
@@ -88,6 +89,7 @@ describe('multifd bench', () => {
       expect(trial.copiedShare).toBeGreaterThanOrEqual(0)
     }
     expect(result.estimates[0].seconds).toBeGreaterThan(0)
+    expect(result.environment).toMatchObject({ node: process.version, kernel: release() })
     await server.says(/is done: \d+ migrations(), .* CPU-s per GB here/)
 
     const again = await runCli('bench', uri, ...QUICK)

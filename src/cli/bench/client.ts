@@ -8,6 +8,7 @@ import { formatUri, parseUri, resolveUri } from '../../channel/uri.ts'
 import { GuestMemory } from '../../guest/guest-memory.ts'
 import { MultifdError } from '../../kit/errors.ts'
 import type { MigrationProgress } from '../../migrate/progress.ts'
+import { readEnvironment } from '../../report/environment.ts'
 import { type Migration, MigrationSource } from '../../source.ts'
 import { ControlConnection, numberOf } from './control.ts'
 import {
@@ -76,6 +77,7 @@ export async function measure(uri: string, options: ClientOptions): Promise<Benc
     trials,
     estimates: estimates(measured.throughputBytesPerSecond),
     dirtyBytesPerSecondMax: measured.throughputBytesPerSecond,
+    environment: readEnvironment(`TCP to ${control.peer}`),
   }
 }
 

@@ -2,6 +2,7 @@
 // guest would take. Pure arithmetic, and the words for it.
 
 import type { ChannelReport } from '../../migrate/progress.ts'
+import type { Environment } from '../../report/environment.ts'
 
 const GB = 1e9
 /** Channels that gain less than this are not worth their sockets and threads. */
@@ -45,6 +46,8 @@ export interface BenchResult extends Trial {
   readonly estimates: readonly { readonly guestBytes: number; readonly seconds: number }[]
   /** A guest that dirties less than this is followed; at half of it a move takes twice as long. */
   readonly dirtyBytesPerSecondMax: number
+  /** Of the machine that sends. */
+  readonly environment: Environment
 }
 
 export function trialOf(channels: number, passages: readonly Passage[]): Trial {

@@ -10,6 +10,7 @@ import {
   trialOf,
 } from '../../../src/cli/bench/figures.ts'
 import { benchUri } from '../../../src/cli/bench/terms.ts'
+import { readEnvironment } from '../../../src/report/environment.ts'
 
 const channel = {
   sentBytes: 1e9,
@@ -62,6 +63,7 @@ describe('figures', () => {
       trials: [],
       estimates: estimates(1e7),
       dirtyBytesPerSecondMax: 1.25e9,
+      environment: readEnvironment('nothing'),
     })
     expect(text).toContain('1.25 GB/s with 2 channels')
     expect(text).toContain('0.100 s per GB here, 0.200 s per GB there')
