@@ -142,7 +142,7 @@ Result<bool> ReceiveChannel::receive_pages() {
   normal_pages_ += header_.normal_pages;
   zero_pages_ += header_.zero_pages;
   if (!sync) {
-    if (packets_ % 2 == 0) publish();
+    publish();
     return more;
   }
   ++syncs_;

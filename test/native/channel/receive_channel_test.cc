@@ -76,32 +76,31 @@ class GuardedMemory {
 
 using Bytes = std::vector<uint8_t>;
 
-void append_header(Bytes& stream, const RamPacket& packet) {
-  std::array<uint8_t, kRamHeaderSize> header;
-  fill_ram_header(header, packet);
-  stream.insert(stream.end(), header.begin(), header.end());
+void append_header(Bytes& stream, const RamPacket& packet, PacketSize size = PacketSize::kQemu) {
+  stream.resize(stream.size() + ram_header_size(packet_pages(size)));
+  fill_ram_header(std::span(stream).last(ram_header_size(packet_pages(size))), packet);
 }
 
 constexpr size_t kDeviceBytes = 40;
 
 // Pages 1 and 3 with content, a device's state, page 3 then zero, a SYNC, and page 7 behind it.
-Bytes example_stream() {
+Bytes example_stream(PacketSize size = PacketSize::kQemu) {
   Bytes stream;
   const uint64_t normal[] = {1 * kPageSize, 3 * kPageSize};
   append_header(stream, {.flags = 0, .packet_num = 0, .block = "pc.ram", .normal = normal,
-                         .zero = {}});
+                         .zero = {}}, size);
   stream.resize(stream.size() + 2 * kPageSize, 0x11);
   stream.resize(stream.size() + kDeviceHeaderSize);
   fill_device_header(std::span(stream).last<kDeviceHeaderSize>(), "vga", 0, kDeviceBytes);
   stream.resize(stream.size() + kDeviceBytes, 0x44);
   const uint64_t zero[] = {3 * kPageSize, 4 * kPageSize};
   append_header(stream, {.flags = 0, .packet_num = 1, .block = "pc.ram", .normal = {},
-                         .zero = zero});
+                         .zero = zero}, size);
   append_header(stream,
-                {.flags = kFlagSync, .packet_num = 2, .block = {}, .normal = {}, .zero = {}});
+                {.flags = kFlagSync, .packet_num = 2, .block = {}, .normal = {}, .zero = {}}, size);
   const uint64_t last[] = {7 * kPageSize};
   append_header(stream, {.flags = 0, .packet_num = 3, .block = "pc.ram", .normal = last,
-                         .zero = {}});
+                         .zero = {}}, size);
   stream.resize(stream.size() + kPageSize, 0x22);
   return stream;
 }
@@ -115,7 +114,8 @@ struct Outcome {
 };
 
 Outcome receive(const GuardedMemory& guarded, const Bytes& stream,
-                const Syscalls& syscalls = kKernelSyscalls) {
+                const Syscalls& syscalls = kKernelSyscalls,
+                PacketSize size = PacketSize::kQemu) {
   auto group = ReceiveGroup::create(guarded.memory());
   CHECK_OK(group);
   auto [ours, theirs] = unix_pair();
@@ -127,8 +127,9 @@ Outcome receive(const GuardedMemory& guarded, const Bytes& stream,
   ReceiveCells cells{};
   TestWakeup wakeup;
   auto channel = ReceiveChannel::start(
-      std::move(theirs), {.channel_id = 0, .counters = cells.data(), .syscalls = &syscalls}, *group,
-      wakeup);
+      std::move(theirs),
+      {.channel_id = 0, .packet_size = size, .counters = cells.data(), .syscalls = &syscalls},
+      *group, wakeup);
   CHECK_OK(channel);
   Outcome outcome;
   for (Event event; (event = wakeup.next(**channel)).kind != EventKind::kClosed;) {
@@ -166,7 +167,7 @@ TEST("a good stream is applied, and ends in order") {
 // As calls that signals interrupt: the first part comes short, and the second takes what is there.
 check::Random* interruptions = nullptr;
 int receive_interrupted(int fd, mmsghdr* parts, unsigned count) {
-  std::array<iovec, kPacketPagesMax + 1> iov{};
+  std::array<iovec, kLargePacketPages + 1> iov{};
   msghdr cut{};
   cut.msg_iov = iov.data();
   size_t left = 1 + interruptions->below(1500);
@@ -194,9 +195,10 @@ TEST("what an interrupted call took for the next header goes where it belongs") 
   interruptions = &random;
   Syscalls syscalls = kKernelSyscalls;
   syscalls.receive_guest = receive_interrupted;
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 400; ++i) {
     guarded.clear_block();
-    const Outcome outcome = receive(guarded, example_stream(), syscalls);
+    const PacketSize size = i % 2 == 0 ? PacketSize::kQemu : PacketSize::kLarge;
+    const Outcome outcome = receive(guarded, example_stream(size), syscalls, size);
     CHECK(outcome.peer_ended);
     CHECK_EQ(outcome.states.size(), 1U);
     CHECK(std::equal(expected.begin(), expected.end(), guarded.block()));
@@ -207,6 +209,28 @@ int receive_calls = 0;
 int receive_counted(int fd, mmsghdr* parts, unsigned count) {
   ++receive_calls;
   return kKernelSyscalls.receive_guest(fd, parts, count);
+}
+
+TEST("every packet is counted when it has come: a slow source is not a silent one") {
+  const GuardedMemory guarded;
+  auto group = ReceiveGroup::create(guarded.memory());
+  CHECK_OK(group);
+  auto [ours, theirs] = unix_pair();
+  ReceiveCells cells{};
+  TestWakeup wakeup;
+  auto channel = ReceiveChannel::start(
+      std::move(theirs), {.packet_size = PacketSize::kLarge, .counters = cells.data()}, *group,
+      wakeup);
+  CHECK_OK(channel);
+  const uint64_t normal[] = {3 * kPageSize};
+  Bytes stream;
+  append_header(stream, {.flags = 0, .packet_num = 0, .block = "pc.ram", .normal = normal,
+                         .zero = {}}, PacketSize::kLarge);
+  stream.resize(stream.size() + kPageSize, 0x11);
+  stream.resize(stream.size() + kFrontSize);  // a packet is complete when the next one begins
+  CHECK_EQ(write(ours.get(), stream.data(), stream.size()), static_cast<ssize_t>(stream.size()));
+  for (int ms = 0; ms < 10'000 && cell(cells, ReceiveCounter::kPackets) < 1; ++ms) usleep(1000);
+  CHECK_EQ(cell(cells, ReceiveCounter::kPackets), 1.0);
 }
 
 TEST("a packet of pages takes one system call, where it has come") {
@@ -334,14 +358,15 @@ TEST("random changes of a good stream never write outside the block") {
   check::Random random(check::seed());
   const GuardedMemory guarded;
   for (int i = 0; i < 2000; ++i) {
-    Bytes stream = example_stream();
+    const PacketSize size = i % 2 == 0 ? PacketSize::kQemu : PacketSize::kLarge;
+    Bytes stream = example_stream(size);
     for (uint64_t change = 1 + random.below(3); change > 0; --change) {
       // Mostly in headers: the first packet's, or the two behind its payload.
-      const size_t behind = kRamHeaderSize + 2 * kPageSize;
+      const size_t behind = ram_header_size(packet_pages(size)) + 2 * kPageSize;
       const size_t at = random.below(2) == 0 ? random.below(360) : behind + random.below(1800);
       stream[at] = static_cast<uint8_t>(random.next());
     }
-    const Outcome outcome = receive(guarded, stream);  // checks the canaries
+    const Outcome outcome = receive(guarded, stream, kKernelSyscalls, size);  // checks canaries
     CHECK(outcome.error.has_value() != outcome.peer_ended);
   }
 }
