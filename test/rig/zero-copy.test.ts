@@ -178,9 +178,9 @@ describe("zeroCopy 'auto' follows a path that changes", () => {
 
   test('and begins again when nobody listens in any more', async (context) => {
     const listener = await rig.openPacketSocket()
-    await limitRate(context, rig, { bitsPerSecond: 3e9 }) // the next probe comes after 512 MiB, 1.4 s
+    await limitRate(context, rig, { bitsPerSecond: 3e9 }) // the next probe comes after 1 GiB, 2.9 s
     const result = await migrateOver(rig, {
-      memoryBytes: 768 * MIB,
+      memoryBytes: 1280 * MIB,
       source: { multifdChannels: 1 },
       awaitedMode: 'off',
       whenReached: () => Promise.resolve(listener[Symbol.asyncDispose]()),

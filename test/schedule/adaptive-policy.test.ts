@@ -89,13 +89,13 @@ function tell(channel: Channel, lines: Line[]): void {
 }
 
 describe('stories', () => {
-  it('loopback: one burst, then off, and a burst after 512 MiB and 1 GiB', () => {
+  it('loopback: one burst, then off, and a burst after 1 GiB and 2 GiB', () => {
     tell(new Channel(), [
       [burstCopied, 1, 0, 'copied by the kernel'],
-      [plain, 31, 0, 'copied by the kernel'],
+      [plain, 63, 0, 'copied by the kernel'],
       [plain, 1, 768, 'probing'],
       [burstCopied, 1, 0, 'copied by the kernel'],
-      [plain, 63, 0, 'copied by the kernel'],
+      [plain, 127, 0, 'copied by the kernel'],
       [plain, 1, 768, 'probing'],
       [burstCopied, 1, 0, 'copied by the kernel'],
     ])
@@ -128,7 +128,7 @@ describe('stories', () => {
     expect(channel.thresholds.mode).toBe('probing')
     tell(channel, [
       [burstCopied, 1, 0, 'copied by the kernel'],
-      [plain, 32, 768, 'probing'],
+      [plain, 64, 768, 'probing'],
       [burstZeroCopied, 1, 768, 'probe succeeded'],
     ])
   })
@@ -158,7 +158,7 @@ describe('stories', () => {
       [refused, 1, 128, 'option memory'],
       [refused, 2, 128, 'option memory'],
       [refused, 1, 0, 'option memory'],
-      [plain, 32, 768, 'probing'],
+      [plain, 64, 768, 'probing'],
       // The ceiling is still there.
       [burstZeroCopied, 1, 128, 'probe succeeded'],
     ])

@@ -26,6 +26,9 @@ export interface Path {
   recordBytes: number
 }
 
+/** A full record of packets between our own ends: 472 pages and a header as long as a page. */
+export const LARGE_RECORD_BYTES = 473 * 4 * KIB
+
 export const plainPath: Path = {
   copies: () => false,
   bytesPerTick: 1000,
