@@ -23,7 +23,7 @@ struct ChainRules {
 
 class UringChain {
  public:
-  // Two packets are a header and a body each; a body may cross from one buffer into the next.
+  // At most two packets, a header and a body each; a body may cross from one buffer into the next.
   static constexpr uint32_t kMax = 8;
 
   struct Link {

@@ -1,6 +1,6 @@
-// Decides how large the extents of a round are. The native planner
-// cuts the round bitmap by these numbers; this file never sees a bitmap, a page or a channel.
-// In: dirty bytes, channels, bandwidth limit. Out: a target size in bytes.
+// Decides how large the extents of a round are. The native planner cuts the round bitmap by these
+// numbers; this file never sees a bitmap, a page or a channel. In: dirty bytes, channels, bandwidth
+// limit. Out: a target size in bytes.
 
 import assert from 'node:assert/strict'
 import { CHANNELS_MAX, PAGE_SIZE_BYTES } from '../kit/limits.ts'
