@@ -4,6 +4,7 @@
 
 import type { SendChannel } from '../channel/send-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
+import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import { ChannelCredits } from '../schedule/channel-credits.ts'
 import { MultifdScheduler } from '../schedule/multifd-scheduler.ts'
 import type { BandwidthGate } from '../schedule/rate-limiter.ts'
@@ -84,8 +85,8 @@ export class RoundSender {
   /** A channel reports its oldest extent as sent. */
   extentDone(channelId: number, wireBytes: number): void {
     if (this.#stopped) return
-    this.#scheduler.extentDone(channelId, wireBytes, performance.now())
-    this.#credits.extentDone(channelId)
+    const { dirtyPages } = this.#scheduler.extentDone(channelId, wireBytes, performance.now())
+    this.#credits.extentDone(channelId, wireBytes, dirtyPages * PAGE_SIZE_BYTES)
     const channel = this.#channels[channelId]
     if (channel !== undefined) this.#flush.extentDone(channel)
     this.#pumpSoon()

@@ -23,7 +23,7 @@ export const HIGH_MIN_BYTES = 128 * KIB
 
 /**
  * The most a channel ever pins, whatever the budget: 64 MiB, what the native pool of 64 records
- * holds. It fills 10 Gbit/s over a round trip of 25 ms (two pipes' worth, see `dryWaits`).
+ * holds at least. It fills 10 Gbit/s over a round trip of 25 ms (two pipes' worth, see `dryWaits`).
  */
 export const HIGH_MAX_BYTES = 64 * MIB
 

@@ -8,11 +8,13 @@ import {
   HELD_MS,
 } from '../../src/schedule/channel-credits.ts'
 
-function after(doneCounts: number[], nowMs: number): number[] {
+const DIRTY_BYTES = 16 * 1024 * 1024
+
+function after(doneCounts: number[], nowMs: number, wireBytes = DIRTY_BYTES): number[] {
   const subject = new ChannelCredits(doneCounts.length)
   subject.begin(1000)
   for (const [channelId, count] of doneCounts.entries()) {
-    for (let i = 0; i < count; i += 1) subject.extentDone(channelId)
+    for (let i = 0; i < count; i += 1) subject.extentDone(channelId, wireBytes, DIRTY_BYTES)
   }
   return [...subject.at(1000 + nowMs)]
 }
@@ -28,10 +30,16 @@ it('bounds that on both sides, and knows nothing of a channel that has done noth
   expect(after([1, 0], 0)).toEqual([CREDITS_MAX, CREDITS_AT_FIRST])
 })
 
+it('does not take zero pages for a fast path: what comes behind them may take long', () => {
+  expect(after([100], HELD_MS, 40_000)).toEqual([CREDITS_AT_FIRST])
+  expect(after([100], HELD_MS, DIRTY_BYTES / 8)).toEqual([13])
+  expect(after([1], HELD_MS, 40_000)).toEqual([CREDITS_MIN])
+})
+
 it('begins anew with each round', () => {
   const subject = new ChannelCredits(1)
   subject.begin(0)
-  for (let i = 0; i < 4; i += 1) subject.extentDone(0)
+  for (let i = 0; i < 4; i += 1) subject.extentDone(0, DIRTY_BYTES, DIRTY_BYTES)
   expect([...subject.at(HELD_MS)]).toEqual([4])
   subject.begin(5000)
   expect([...subject.at(5000 + HELD_MS)]).toEqual([CREDITS_AT_FIRST])
