@@ -83,3 +83,43 @@ it('a UNIX socket ends in order, as a network cannot break it', async () => {
   const end = answerAnd((peer) => void peer.destroy())
   expect(await heardOf(end, join(scratch, 'main.sock'))).toEqual(['pong', 'ended'])
 })
+
+it.each(['tcp', 'unix'])(
+  'over %s, closes behind the last word, and loses nothing',
+  async (kind) => {
+    const path = join(scratch, 'last-word')
+    const bytes = Buffer.alloc(3_000_000, 'x')
+    const got = deferred<number>()
+    // As a destination that says its last word and does not end its stream.
+    const server = createServer({ allowHalfOpen: true }, (peer) => {
+      let received = 0
+      peer.on('error', (error) => got.reject(error))
+      peer.once('data', () => peer.write('last word'))
+      peer.on('data', (part) => {
+        received += part.length
+      })
+      peer.on('end', () => {
+        got.resolve(received)
+        peer.destroy()
+      })
+    })
+    server.listen(kind === 'unix' ? path : { port: 0, host: '127.0.0.1' })
+    await once(server, 'listening')
+    const address = server.address()
+    const port = typeof address === 'object' ? address?.port : undefined
+    const lastWord = deferred<void>()
+    const main = await MainChannel.connect(
+      parseUri(kind === 'unix' ? `unix:${path}` : `tcp:127.0.0.1:${port}`),
+      { timeoutMs: 5000, signal: new AbortController().signal },
+      { data: () => lastWord.resolve(), ended: () => {}, failed: () => {} },
+    )
+    main.resume()
+    void main.write(bytes)
+    await lastWord.promise
+    const begunMs = performance.now()
+    await main.close({ awaitPeer: false })
+    expect(performance.now() - begunMs).toBeLessThan(900)
+    expect(await got.promise).toBe(bytes.length)
+    await new Promise((resolve) => server.close(resolve))
+  },
+)
