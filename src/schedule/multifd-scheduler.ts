@@ -184,7 +184,7 @@ export class MultifdScheduler {
   #place(channelId: number, nowMs: number): ScheduleAction {
     const extent = this.#extents[this.#cursor]
     assert(extent !== undefined, `no extent at ${this.#cursor} of ${this.#extents.length}`)
-    // Packet headers (at most 0.3 % of a full packet) are left out here and charged when it is settled.
+    // Packet headers (0.2 or 0.3 % of a full one) are left out here and charged when it is settled.
     const charge = this.#limiter.charge(extent.dirtyPages * PAGE_SIZE_BYTES, nowMs)
     const { placed } = this.#channel(channelId)
     placed.push({ extent, charge })
