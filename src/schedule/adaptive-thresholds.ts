@@ -12,9 +12,9 @@ const GIB = 1024 * MIB
  * The mark a channel starts with after a probe, and the one it returns to when more is of no use:
  * 768 KiB is 6 ms of 1 Gbit/s, far above the round trip of a local network, and enough to keep
  * 5 Gbit/s of two channels busy (measured; 512 KiB let them run dry). It is sent in calls of at
- * most a quarter, 171 or 189 KiB of a full record, where zero-copy already pays ten times over (it does
- * from about 10 KiB). The first step from here may take four times as much: 3 MiB, even where the
- * path needs little more than this.
+ * most a quarter, 171 or 189 KiB of a full record, where zero-copy already pays ten times over (it
+ * does from about 10 KiB). The first step from here may take four times as much: 3 MiB, even where
+ * the path needs little more than this.
  */
 export const HIGH_START_BYTES = 768 * KIB
 
