@@ -101,6 +101,41 @@ describe('a packet is refused', () => {
   })
 })
 
+describe('where large packets were announced, one is refused', () => {
+  const BARE = ['multifd-channels=1', 'commit']
+  const SLOTS = 472
+  const sendsTo = async (capabilities: string[], channel: Uint8Array[]): Promise<Outcome> => {
+    const play = async (script: Script): Promise<void> => {
+      await script.connect(own.opening({ capabilities }), own.ramStart())
+      await script.connect(own.introduction(0), ...channel)
+    }
+    const outcome = await attempt({ guest, play })
+    expect(census()).toEqual(before)
+    guest.expectNothingLoaded()
+    return outcome
+  }
+  /** A header with room for 472 pages, and what lies behind it. */
+  const large = (packet: Uint8Array): Uint8Array =>
+    concatBytes(packet.subarray(0, 1344), new Uint8Array(4096 - 1344), packet.subarray(1344))
+  const announced = [...BARE, 'multifd-compression=none', 'large-packets']
+  const packet = large(own.ramPacket())
+  const cases: [string, Uint8Array, RegExp][] = [
+    ['with room for 473 pages', own.patched(packet, [12, SLOTS + 1]), /473, expected .* 472/],
+    ['with 473 pages', own.patched(packet, [12, SLOTS], [16, SLOTS + 1]), /473 normal .* 472/],
+    ['with more pages in both lists', own.patched(packet, [12, SLOTS], [32, SLOTS]), /at most 472/],
+    ['outside the block', own.patched(packet, [324, GUEST_BYTES]), /offset 0x10000/],
+  ]
+  it.each(cases)('%s', async (_name, bytes, sentence) => {
+    expectRefusal(await sendsTo(announced, [large(own.sync()), bytes]), PROTOCOL, sentence)
+  })
+
+  it('that is large all the same beside compression, whose packets are not', async () => {
+    const zlib = [...BARE, 'multifd-compression=zlib', 'large-packets']
+    const many = own.patched(packet, [8, 2], [12, SLOTS])
+    expectRefusal(await sendsTo(zlib, [own.sync(), many]), PROTOCOL, /472, expected .* 128/)
+  })
+})
+
 describe('the main stream is refused', () => {
   const blocks = (idstr: string, usedLength: number): Uint8Array[] => [
     own.ramStart([{ idstr, usedLength }]),
