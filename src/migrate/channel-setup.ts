@@ -111,6 +111,18 @@ async function probe(group: NativeSendGroup): Promise<Probed> {
   return 'errno' in probed ? toError(probed, 'probing io_uring failed').message : probed
 }
 
+/**
+ * Whether packets between our own ends shall be large. They are for bytes that the kernel copies;
+ * where pages go out from where they lie, smaller records follow the marks of zero-copy closely.
+ */
+export function wantsLargePackets(
+  compression: NativeCompression,
+  endpoint: NativeEndpoint,
+  { zeroCopy }: Pick<EngineChoice, 'zeroCopy'>,
+): boolean {
+  return compression === 'none' && !(zeroCopy && pathTo(endpoint) === 'network')
+}
+
 /** What channels are opened with. */
 export interface ChannelParts {
   settings: ChannelSettings

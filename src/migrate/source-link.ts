@@ -11,7 +11,7 @@ import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import type { NativeEndpoint, NativeSendGroup } from '../kit/native.ts'
 import type { EngineChoice } from '../schedule/engine-choice.ts'
 import type { BandwidthGate } from '../schedule/rate-limiter.ts'
-import { openChannels, paceChannel, reportOf } from './channel-setup.ts'
+import { openChannels, paceChannel, reportOf, wantsLargePackets } from './channel-setup.ts'
 import { type BlockPages, DestinationAnswers } from './destination-answers.ts'
 import type { FlushControl } from './flush-control.ts'
 import { OutgoingWire } from './outgoing-wire.ts'
@@ -123,7 +123,7 @@ export class SourceLink {
       ...(resumeToken === undefined ? {} : { resume: resumeToken }),
       ...(resuming ? { resuming: channelUuid.toString('hex') } : {}),
     }
-    const largePackets = compression === 'none'
+    const largePackets = wantsLargePackets(compression, endpoint, choice)
     const own = { channels, compression, largePackets, uuid, resume }
     await this.first.unless(this.wire.begin(own))
     // Channels that came before the destination took this connection up may be a stranger's.
