@@ -6,7 +6,7 @@ import type { SendChannel } from '../channel/send-channel.ts'
 import { type Deferred, deferred } from '../kit/deferred.ts'
 import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import { ChannelCredits } from '../schedule/channel-credits.ts'
-import { MultifdScheduler } from '../schedule/multifd-scheduler.ts'
+import { type Credits, MultifdScheduler } from '../schedule/multifd-scheduler.ts'
 import type { BandwidthGate } from '../schedule/rate-limiter.ts'
 import { type Extent, LIMITED_CREDITS } from '../schedule/round-plan.ts'
 import type { FlushControl } from './flush-control.ts'
@@ -132,7 +132,7 @@ export class RoundSender {
     if (waitMs !== undefined) this.#timer = setTimeout(() => this.#pump(), waitMs)
   }
 
-  #creditsAt(nowMs: number): number | Uint32Array {
+  #creditsAt(nowMs: number): Credits {
     if (this.#limiter.bytesPerSecond > 0) return LIMITED_CREDITS
     return this.#flush.settled ? this.#credits.at(nowMs) : UNSETTLED_CREDITS
   }

@@ -29,6 +29,9 @@ export type ScheduleAction =
 
 export type RoundState = 'idle' | 'sending' | 'syncing' | 'synced'
 
+/** The same for all channels, or those of each. */
+export type Credits = number | readonly number[] | Uint32Array
+
 /** An extent that a channel holds. */
 interface Placed {
   readonly extent: Extent
@@ -94,7 +97,7 @@ export class MultifdScheduler {
    * Starts a round; call `next` afterwards. An empty one is valid: it still syncs every channel.
    * The array is read until the last extent is placed and must not change meanwhile.
    */
-  beginRound(extents: readonly Extent[], credits: number | ArrayLike<number>): void {
+  beginRound(extents: readonly Extent[], credits: Credits): void {
     assert(
       this.#state === 'idle' || this.#state === 'synced',
       `a round must not begin while the last one is ${this.#state}`,
@@ -107,14 +110,16 @@ export class MultifdScheduler {
   }
 
   /**
-   * Changes the credits within a round: the same for all channels, or those of each. Channels that
-   * hold more than that keep what they have and get nothing until they are below it.
+   * Changes the credits within a round. Channels that hold more than that keep what they have and
+   * get nothing until they are below it.
    */
-  setCredits(credits: number | ArrayLike<number>): void {
+  setCredits(credits: Credits): void {
+    // Before they are stored: the cells would take -1 for a large number, and 1.5 for 1.
+    const each = typeof credits === 'number' ? [credits] : [...credits]
+    const wrong = each.find((count) => !(Number.isInteger(count) && count >= 1))
+    assert(wrong === undefined, `the credits of a channel must be at least 1, got ${wrong}`)
     if (typeof credits === 'number') this.#credits.fill(credits)
     else this.#credits.set(credits)
-    const least = Math.min(...this.#credits)
-    assert(least >= 1, `the credits of a channel must be at least 1, got ${least}`)
   }
 
   /**

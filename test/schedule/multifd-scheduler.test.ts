@@ -195,6 +195,8 @@ describe('a call in the wrong order is an assertion', () => {
     ['a channel that is none', /no channel 2 of 2/, (s) => s.extentDone(2, 0, 0)],
     ['a sync before its extents', /channel 0 reports a sync before/, (s) => s.syncDone(0)],
     ['no credits', /at least 1, got 0/, (s) => s.setCredits(0)],
+    ['less than none', /at least 1, got -1/, (s) => s.setCredits([2, -1])],
+    ['half a credit', /at least 1, got 1.5/, (s) => s.setCredits(1.5)],
     [
       'a round before the last channel is synced',
       /while the last one is syncing/,
