@@ -26,6 +26,7 @@
       "native/engine/registered_memory.cc",
       "native/engine/release_ledger.cc",
       "native/engine/sendmsg_engine.cc",
+      "native/engine/splice_engine.cc",
       "native/engine/uring_chain.cc",
       "native/engine/uring_engine.cc",
       "native/guest/dirty_bitmap.cc",

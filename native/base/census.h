@@ -20,12 +20,13 @@ enum class Resource : uint8_t {
   kMapping,
   kLeakedRecord,  // a zero-copy record the kernel never released (DESIGN 4.5)
   kRing,          // io_uring instances
+  kPipe,          // ends of pipes
   kCount,
 };
 
 inline constexpr std::array<const char*, static_cast<size_t>(Resource::kCount)> kResourceNames = {
     "sockets", "eventFds", "userfaultFds", "pagemapFds", "backingFds", "threads", "mappings",
-    "leakedRecords", "rings"};
+    "leakedRecords", "rings", "pipes"};
 
 inline std::atomic<int64_t>& census(Resource resource) {
   static std::array<std::atomic<int64_t>, static_cast<size_t>(Resource::kCount)> counts{};

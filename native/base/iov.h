@@ -1,4 +1,4 @@
-// What sendmsg and recvmsg leave of a scattered transfer.
+// Scattered transfers: how long they are, and what sendmsg, recvmsg and splice leave of them.
 #pragma once
 
 #include <sys/socket.h>
@@ -6,8 +6,15 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace multifd {
+
+inline size_t bytes_of(std::span<const iovec> parts) {
+  size_t bytes = 0;
+  for (const iovec& part : parts) bytes += part.iov_len;
+  return bytes;
+}
 
 // Drops `bytes` from the front of the message's iovecs; changes the iovecs themselves.
 inline void advance(msghdr& message, size_t bytes) {

@@ -1,5 +1,6 @@
 #include "base/syscalls.h"
 
+#include <fcntl.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/syscall.h>
@@ -44,9 +45,17 @@ bool option_memory_full(int fd) {
   return memory[SK_MEMINFO_OPTMEM] + kNotificationBytes > most;
 }
 
+ssize_t fill_pipe(int pipe, const iovec* parts, size_t count) {
+  return ::vmsplice(pipe, parts, count, SPLICE_F_NONBLOCK);
+}
+
+ssize_t drain_pipe(int pipe, int fd, size_t bytes, unsigned flags) {
+  return ::splice(pipe, nullptr, fd, nullptr, bytes, flags);
+}
+
 }  // namespace
 
 const Syscalls kKernelSyscalls = {send_guest, receive_guest, receive_error_queue, ::poll,
-                                  tcp_state, option_memory_full};
+                                  tcp_state, option_memory_full, fill_pipe, drain_pipe};
 
 }  // namespace multifd

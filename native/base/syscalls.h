@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 struct tcp_info;  // linux/tcp.h
 
@@ -22,6 +23,9 @@ struct Syscalls {
   int (*tcp_state)(int fd, tcp_info* out);  // getsockopt(TCP_INFO); what it lacks stays as it was
   // Whether the socket's option memory has no room for one zero-copy notification more.
   bool (*option_memory_full)(int fd);
+  // vmsplice(2) into a pipe that is empty: never waits, and comes short where the pipe is full.
+  ssize_t (*fill_pipe)(int pipe, const iovec* parts, size_t count);
+  ssize_t (*drain_pipe)(int pipe, int fd, size_t bytes, unsigned flags);  // splice(2)
 };
 
 extern const Syscalls kKernelSyscalls;

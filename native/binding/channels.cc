@@ -135,7 +135,10 @@ Napi::Value SendChannelWrap::create(const Napi::CallbackInfo& info) {
                 options.initial.uuid.begin());
   }
   options.connect_timeout_ms = static_cast<int>(get_uint64(object, "connectTimeoutMs"));
-  if (get_string(object, "engine") == "io-uring") options.engine = EngineKind::kIoUring;
+  const std::string engine = get_string(object, "engine");
+  for (const EngineKind kind : {EngineKind::kIoUring, EngineKind::kSplice}) {
+    if (engine == name_of(kind)) options.engine = kind;
+  }
   options.zero_copy = get_bool(object, "zeroCopy");
   options.zero_copy_required = get_bool(object, "zeroCopyRequired");
   options.high_water_bytes = get_uint64(object, "highWaterBytes");
@@ -203,7 +206,7 @@ Napi::Value SendChannelWrap::engine_report(const Napi::CallbackInfo& info) {
   if (!state_) return env.Null();
   const EngineReport& report = state_->engine_report();
   Napi::Object object = Napi::Object::New(env);
-  object.Set("engine", report.kind() == EngineKind::kIoUring ? "io-uring" : "sendmsg");
+  object.Set("engine", name_of(report.kind()));
   object.Set("mode", name_of(report.mode()));
   Napi::Array steps = Napi::Array::New(env);
   uint32_t index = 0;

@@ -13,7 +13,17 @@
 
 namespace multifd {
 
-enum class EngineKind : uint8_t { kSendmsg, kIoUring };
+enum class EngineKind : uint8_t { kSendmsg, kIoUring, kSplice };
+
+// As src/kit/native.ts has them.
+constexpr const char* name_of(EngineKind kind) {
+  switch (kind) {
+    case EngineKind::kIoUring: return "io-uring";
+    case EngineKind::kSplice: return "splice";
+    case EngineKind::kSendmsg: break;
+  }
+  return "sendmsg";
+}
 
 class EngineReport {
  public:
@@ -39,7 +49,7 @@ class EngineReport {
   }
 
  private:
-  // sendmsg instead of io_uring, no SO_ZEROCOPY, and an engine's own two.
+  // sendmsg instead of what was asked for, no SO_ZEROCOPY, and an engine's own two.
   static constexpr uint32_t kSteps = 4;
   std::atomic<EngineKind> kind_{EngineKind::kSendmsg};
   std::atomic<SendMode> mode_{SendMode::kPlain};

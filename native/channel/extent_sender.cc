@@ -2,6 +2,7 @@
 
 #include <bit>
 
+#include "base/iov.h"
 #include "guest/page_ops.h"
 
 namespace multifd {

@@ -8,6 +8,7 @@
 #include "base/kernel_compat.h"
 #include "base/locked_memory.h"
 #include "engine/sendmsg_engine.h"
+#include "engine/splice_engine.h"
 #include "engine/uring_engine.h"
 
 namespace multifd {
@@ -19,7 +20,10 @@ Result<std::unique_ptr<SendChannel>> SendChannel::start(SendChannelOptions optio
   // What a hash tracker sends are its own copies, in a buffer that the next record uses again: the
   // kernel must have copied them by then, and pinning a private copy would save nothing.
   // The same is true of compressed bodies.
-  if (group->ram->tracker().wants_sent_copies() || options.encoder) options.zero_copy = false;
+  if (group->ram->tracker().wants_sent_copies() || options.encoder) {
+    options.zero_copy = false;
+    if (options.engine == EngineKind::kSplice) options.engine = EngineKind::kSendmsg;
+  }
   assert(!(options.packet_size == PacketSize::kLarge && options.encoder));
   std::unique_ptr<SendChannel> channel(
       new SendChannel(std::move(options), std::move(group), wakeup));
@@ -89,15 +93,11 @@ std::unique_ptr<Engine> SendChannel::make_engine() {
                                        .water_marks = &water_marks_,
                                        .stop = &stop_flag()},
                                       group_->io_uring ? *group_->io_uring : probe_io_uring());
-    if (engine) {
-      engine_report_.set(EngineKind::kIoUring, (*engine)->mode());
-      report_steps(**engine);
-      return std::move(*engine);
-    }
-    char sentence[sizeof(Error::detail) + 32];
-    std::snprintf(sentence, sizeof sentence, "sendmsg instead of io-uring: %s",
-                  engine.error().detail);
-    engine_report_.add_step(sentence);
+    if (auto used = use(EngineKind::kIoUring, std::move(engine))) return used;
+  }
+  if (options_.engine == EngineKind::kSplice) {
+    auto engine = SpliceEngine::create({.fd = fd_.get(), .stop = &stop_flag()});
+    if (auto used = use(EngineKind::kSplice, std::move(engine))) return used;
   }
   auto engine = std::make_unique<SendmsgEngine>(
       SendmsgEngineOptions{.fd = fd_.get(),
@@ -107,6 +107,21 @@ std::unique_ptr<Engine> SendChannel::make_engine() {
                            .locked_memory_limited = is_locked_memory_limited()});
   engine_report_.set(EngineKind::kSendmsg, engine->mode());
   return engine;
+}
+
+// Null, and a step in the report, where it is not to be had.
+template <typename Made>
+std::unique_ptr<Engine> SendChannel::use(EngineKind kind, Result<std::unique_ptr<Made>> engine) {
+  if (engine) {
+    engine_report_.set(kind, (*engine)->mode());
+    report_steps(**engine);
+    return std::move(*engine);
+  }
+  char sentence[sizeof(Error::detail) + 32];
+  std::snprintf(sentence, sizeof sentence, "sendmsg instead of %s: %s", name_of(kind),
+                engine.error().detail);
+  engine_report_.add_step(sentence);
+  return nullptr;
 }
 
 void SendChannel::report_steps(const Engine& engine) {
@@ -146,7 +161,7 @@ Result<void> SendChannel::open() {
 }
 
 Result<void> SendChannel::enable_zero_copy() {
-  if (!options_.zero_copy) return {};
+  if (!options_.zero_copy || options_.engine == EngineKind::kSplice) return {};
   const int on = 1;
   if (::setsockopt(fd_.get(), SOL_SOCKET, SO_ZEROCOPY, &on, sizeof on) == 0) {
     zero_copy_ = true;

@@ -24,8 +24,9 @@ struct SendChannelOptions {
   Endpoint endpoint;
   InitialPacket initial;  // uuid and channel id
   int connect_timeout_ms = 10'000;
-  EngineKind engine = EngineKind::kSendmsg;  // io_uring falls back to it, and says so
-  bool zero_copy = false;  // has no effect with a tracker that wants_sent_copies()
+  EngineKind engine = EngineKind::kSendmsg;  // the others fall back to it, and say so
+  // Of sendmsg and io_uring. Has no effect with a tracker that wants_sent_copies().
+  bool zero_copy = false;
   bool zero_copy_required = false;  // fail where the socket has none, instead of sending plain
   uint64_t high_water_bytes = 0;  // of unreleased bytes; unused without zero-copy
   uint64_t low_water_bytes = 0;
@@ -78,6 +79,8 @@ class SendChannel final : public ChannelThread {
   Result<void> open();
   Result<void> enable_zero_copy();
   std::unique_ptr<Engine> make_engine();
+  template <typename Made>
+  std::unique_ptr<Engine> use(EngineKind kind, Result<std::unique_ptr<Made>> engine);
   void report_steps(const Engine& engine);
   Result<void> serve(Engine& engine);
   Result<EventKind> execute(const Command& command, ExtentSender& pages,

@@ -11,6 +11,7 @@ namespace multifd {
 enum class SendMode : uint8_t {
   kPlain,
   kZeroCopy,       // header and pages of a record in one call
+  kSplice,         // pages by reference, and nobody tells when they are let go
   kZeroCopyFixed,  // io_uring: pages from registered memory; headers copied in front of them
 };
 
@@ -19,6 +20,7 @@ constexpr const char* name_of(SendMode mode) {
   switch (mode) {
     case SendMode::kZeroCopyFixed: return "zero-copy-fixed";
     case SendMode::kZeroCopy: return "zero-copy";
+    case SendMode::kSplice: return "splice";
     case SendMode::kPlain: break;
   }
   return "plain";

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/iov.h"
 #include "guest/page_ops.h"
 
 namespace multifd {
@@ -56,12 +57,6 @@ Result<std::unique_ptr<PayloadDecoder>> make_decoder(std::span<const PayloadMeth
 
 void copy_page_of(uint8_t* buffer, const iovec& run, size_t page) {
   copy_page(buffer, static_cast<const uint8_t*>(run.iov_base) + page * kPageSize);
-}
-
-size_t bytes_of(std::span<const iovec> runs) {
-  size_t bytes = 0;
-  for (const iovec& run : runs) bytes += run.iov_len;
-  return bytes;
 }
 
 Error payload_damaged(const char* method, const char* why) {

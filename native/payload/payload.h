@@ -101,7 +101,6 @@ Result<void> for_each_page_copy(std::span<const iovec> runs, uint8_t* buffer, Us
   return {};
 }
 
-[[nodiscard]] size_t bytes_of(std::span<const iovec> runs);
 
 // What a decoder says of a payload that is not what it has to be.
 Error payload_damaged(const char* method, const char* why);

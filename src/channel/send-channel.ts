@@ -13,6 +13,7 @@ import {
   checked,
   type NativeCompression,
   type NativeEndpoint,
+  type NativeEngineName,
   type NativeEngineReport,
   type NativeSendChannel,
   type NativeSendGroup,
@@ -28,7 +29,7 @@ export interface SendChannelOptions {
   endpoint: NativeEndpoint
   uuid: Uint8Array
   connectTimeoutMs: number
-  engine: 'sendmsg' | 'io-uring'
+  engine: NativeEngineName
   zeroCopy: boolean
   /** True: the channel fails where the socket cannot; false: it sends plain then. */
   zeroCopyRequired: boolean

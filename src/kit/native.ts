@@ -51,9 +51,11 @@ export interface NativeSendChannel extends NativeThread {
   engineReport(): NativeEngineReport
 }
 
+export type NativeEngineName = 'sendmsg' | 'io-uring' | 'splice'
+
 export interface NativeEngineReport {
-  engine: 'sendmsg' | 'io-uring'
-  mode: 'plain' | 'zero-copy' | 'zero-copy-fixed'
+  engine: NativeEngineName
+  mode: 'plain' | 'zero-copy' | 'splice' | 'zero-copy-fixed'
   /** Sentences: each step from what was asked for to what is done. */
   downgrades: string[]
 }
@@ -199,8 +201,9 @@ export interface NativeSendChannelOptions extends NativeEndpoint {
   channelId: number
   uuid: Uint8Array
   connectTimeoutMs: number
-  /** Where io_uring is not to be had the channel sends with sendmsg, and says so. */
-  engine: 'sendmsg' | 'io-uring'
+  /** Where another is not to be had the channel sends with sendmsg, and says so. */
+  engine: NativeEngineName
+  /** Of `sendmsg` and `io-uring`. */
   zeroCopy: boolean
   /** False: where the socket refuses zero-copy the channel sends plain, and says so. */
   zeroCopyRequired: boolean

@@ -27,7 +27,13 @@ import {
   type Probed,
 } from '../schedule/engine-choice.ts'
 import { type ChannelMarks, lockedMemoryShareBytes } from '../schedule/flush-policy.ts'
-import { adaptiveFlush, type FlushControl, fixedFlush, plainFlush } from './flush-control.ts'
+import {
+  adaptiveFlush,
+  type FlushControl,
+  fixedFlush,
+  plainFlush,
+  splicedFlush,
+} from './flush-control.ts'
 import type { ChannelReport } from './progress.ts'
 import type { SourceSettings } from './source-options.ts'
 import type { Vmm } from './vmm.ts'
@@ -206,9 +212,13 @@ function noteIfPlain({ channelId, engineReport }: SendChannel, flush: FlushContr
   if (engineReport.mode === 'plain') flush.channelIsPlain(channelId)
 }
 
-function flushOf(settings: ChannelSettings, { zeroCopy, whyPlain }: EngineChoice): FlushControl {
+function flushOf(
+  settings: ChannelSettings,
+  { engine, zeroCopy, whyPlain }: EngineChoice,
+): FlushControl {
   const channels = settings.multifdChannels
   if (!zeroCopy) return plainFlush(channels, whyPlain)
+  if (engine === 'splice') return splicedFlush(channels)
   const limitBytes = lockedMemoryLimitBytes()
   const budgetBytes = lockedMemoryShareBytes({ lockedMemoryLimitBytes: limitBytes, channels })
   if (settings.zeroCopy === 'on') return fixedFlush(settings.flushThresholds, budgetBytes)

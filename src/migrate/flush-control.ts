@@ -22,7 +22,7 @@ import {
 
 /**
  * What a channel does with zero-copy. `probing`, `on` and `off` are the adaptive policy's; `fixed`:
- * `zeroCopy: 'on'`, always used, with marks that stay.
+ * always used, with marks that stay, by `zeroCopy: 'on'` or because the engine is `splice`.
  */
 export type ZeroCopyMode = 'probing' | 'on' | 'off' | 'fixed'
 
@@ -159,12 +159,21 @@ export function fixedFlush(given: readonly FlushThresholds[], budgetBytes: numbe
   return new PolicyFlush({ reading, thresholds, budgetBytes })
 }
 
+/** Pages go by reference and are never told to be released: there is nothing to bound. */
+export function splicedFlush(channels: number): FlushControl {
+  return constantFlush(channels, 'fixed', 'spliced pages pin no locked memory')
+}
+
 /** No zero-copy: nothing is ever unreleased. */
 export function plainFlush(channels: number, why: string): FlushControl {
+  return constantFlush(channels, 'off', why)
+}
+
+function constantFlush(channels: number, mode: 'fixed' | 'off', why: string): FlushControl {
   const none = { highWaterBytes: 0, lowWaterBytes: 0, zeroCopyUntilBytes: 0 }
   const reading: Reading<ChannelMarks> = {
     policy: (_snapshot, thresholds) => thresholds,
-    mode: () => 'off',
+    mode: () => mode,
     reason: () => why,
     decided: () => false,
   }

@@ -2,7 +2,7 @@
 // names (QAPI MigrationStats) in camel case, with units.
 
 import type { ReceiveCounters, SendCounters } from '../channel/counters.ts'
-import type { NativeCompression } from '../kit/native.ts'
+import type { NativeCompression, NativeEngineName } from '../kit/native.ts'
 import type { FlushReport } from './flush-control.ts'
 import type { DeviceProgress } from './passes.ts'
 import type { MigrationStatus } from './status.ts'
@@ -10,9 +10,9 @@ import type { MigrationStatus } from './status.ts'
 /** One sending channel: its counters since it was opened, what it does, and why. */
 export interface ChannelReport extends SendCounters, FlushReport {
   channelId: number
-  engine: 'sendmsg' | 'io-uring'
+  engine: NativeEngineName
   /** What it can do; whether zero-copy is worth it is in `zeroCopyMode`. `fixed`: registered. */
-  sendMode: 'plain' | 'zero-copy' | 'zero-copy-fixed'
+  sendMode: 'plain' | 'zero-copy' | 'splice' | 'zero-copy-fixed'
   /** Why this engine and this mode: the choice, then each step down from it. */
   engineReason: string
 }

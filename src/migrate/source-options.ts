@@ -12,7 +12,7 @@ import {
   requireString,
   wholeNumber,
 } from '../kit/options.ts'
-import { ENGINES, ZERO_COPY } from '../schedule/engine-choice.ts'
+import { checkEngine, type Engine, type ZeroCopy } from '../schedule/engine-choice.ts'
 import { type FlushThresholds, flushThresholds } from '../schedule/flush-policy.ts'
 import { nilUuid, parseUuid } from '../wire/uuid.ts'
 import { checkCompression } from './compression.ts'
@@ -36,14 +36,17 @@ export interface MigrationSourceOptions {
   /** Data connections, 1..255; default 2, as in QEMU. */
   multifdChannels?: number
   /**
-   * How bytes reach the kernel. `auto` (default): `io-uring` where sends can be made from
-   * registered memory, else `sendmsg`. Where io_uring is not to be had `sendmsg` runs and says so.
+   * How bytes reach the kernel. `auto` (default): `splice` to a destination on this machine,
+   * `io-uring` where sends can be made from registered memory, else `sendmsg`. Where another is not
+   * to be had `sendmsg` runs and says so. `splice` hands pages over by reference and is never told
+   * when they are let go; it takes no `zeroCopy` but `auto`.
    */
-  engine?: 'auto' | 'sendmsg' | 'io-uring'
+  engine?: 'auto' | 'sendmsg' | 'io-uring' | 'splice'
   /**
    * Whether pages are sent from where they lie. `auto` (default): each channel finds out whether
-   * the kernel really does so on its path, and how much unreleased memory that takes. `on`: always,
-   * with fixed thresholds; fails over UNIX sockets, with the hash tracker and with compression.
+   * the kernel really does so on its path, and how much unreleased memory that takes. `on`: always
+   * with MSG_ZEROCOPY (on loopback the kernel copies all the same), with fixed thresholds; fails
+   * over UNIX sockets, with the hash tracker and with compression.
    */
   zeroCopy?: 'auto' | 'off' | 'on'
   /**
@@ -109,8 +112,8 @@ export interface SourceSettings {
   devices: NamedHandler[]
   dirty: DirtyTracking | DirtyLog
   multifdChannels: number
-  engine: 'auto' | 'sendmsg' | 'io-uring'
-  zeroCopy: 'auto' | 'off' | 'on'
+  engine: Engine
+  zeroCopy: ZeroCopy
   compression: NativeCompression
   /** Undefined without compression. */
   compressionLevel: number | undefined
@@ -165,7 +168,7 @@ export function checkSourceOptions(options: MigrationSourceOptions): SourceSetti
     CHANNELS_MAX,
   )
   const vmm = checkVmm(options.vmm)
-  const zeroCopy = oneOf('zeroCopy', options.zeroCopy ?? 'auto', ZERO_COPY)
+  const { engine, zeroCopy } = checkEngine(options)
   return {
     memory: checkMemory(options.memory),
     vmm,
@@ -175,7 +178,7 @@ export function checkSourceOptions(options: MigrationSourceOptions): SourceSetti
     ),
     dirty: checkDirty(options.dirty ?? 'auto', options.memory),
     multifdChannels,
-    engine: oneOf('engine', options.engine ?? 'auto', ENGINES),
+    engine,
     zeroCopy,
     ...checkCompression({ ...options, zeroCopy }),
     flushThresholds: checkThresholds(options.flushThresholds, multifdChannels, zeroCopy),

@@ -2,17 +2,40 @@
 // memory is registered with the kernel first. A pure function of what was asked for, the path and
 // what the kernel can; it probes nothing itself. Its sentences are shown to operators.
 //
-// The rule of `auto`: io_uring where registered buffers are to be had, sendmsg everywhere else.
+// The rule of `auto`: splice to this machine, io_uring where registered buffers are to be had,
+// sendmsg everywhere else.
 
-import type { NativeAbility, NativeIoUringAbilities } from '../kit/native.ts'
+import type { NativeAbility, NativeEngineName, NativeIoUringAbilities } from '../kit/native.ts'
+import { oneOf } from '../kit/options.ts'
 
-export const ENGINES = ['auto', 'sendmsg', 'io-uring'] as const
+export const ENGINES = ['auto', 'sendmsg', 'io-uring', 'splice'] as const
 export const ZERO_COPY = ['auto', 'off', 'on'] as const
 
-export type EngineName = 'sendmsg' | 'io-uring'
+/** What may be asked for. */
+export type Engine = (typeof ENGINES)[number]
+export type ZeroCopy = (typeof ZERO_COPY)[number]
+
+/**
+ * The options of whoever sends, with their defaults.
+ * @throws TypeError naming the option and what it got.
+ */
+export function checkEngine(options: { engine?: Engine; zeroCopy?: ZeroCopy }): {
+  engine: Engine
+  zeroCopy: ZeroCopy
+} {
+  const engine = oneOf('engine', options.engine ?? 'auto', ENGINES)
+  const zeroCopy = oneOf('zeroCopy', options.zeroCopy ?? 'auto', ZERO_COPY)
+  if (engine === 'splice' && zeroCopy !== 'auto') {
+    throw new TypeError(
+      `zeroCopy is for the engines 'sendmsg' and 'io-uring': 'splice' never copies pages and has ` +
+        `no thresholds, got zeroCopy: '${zeroCopy}'`,
+    )
+  }
+  return { engine, zeroCopy }
+}
 
 export interface EngineQuestion {
-  readonly asked: { readonly engine: 'auto' | EngineName; readonly zeroCopy: 'auto' | 'off' | 'on' }
+  readonly asked: { readonly engine: Engine; readonly zeroCopy: ZeroCopy }
   /** `loopback` includes the addresses of our own interfaces. */
   readonly path: 'unix' | 'loopback' | 'network'
   /** The dirty tracker has private copies sent, not guest memory. */
@@ -31,8 +54,8 @@ export interface EngineQuestion {
 export type Probed = NativeIoUringAbilities | string | undefined
 
 export interface EngineChoice {
-  readonly engine: EngineName
-  /** Whether the channels are opened for zero-copy. */
+  readonly engine: NativeEngineName
+  /** Whether pages are sent from where they lie, as far as the kernel does it. */
   readonly zeroCopy: boolean
   /** Why they are not; empty if they are. */
   readonly whyPlain: string
@@ -46,7 +69,9 @@ export interface EngineChoice {
  * `populated: true`: finding that out costs a walk over the memory.
  */
 export function mayRegister(question: EngineQuestion): boolean {
-  return question.asked.engine !== 'sendmsg' && whyNotRegistered(question) === undefined
+  const { engine } = question.asked
+  if (engine === 'sendmsg' || splices(question)) return false
+  return whyNotRegistered(question) === undefined
 }
 
 /** Whether the probe (20 ms) can make a difference. */
@@ -56,6 +81,11 @@ export function needsProbe(question: EngineQuestion): boolean {
 
 export function chooseEngine(question: EngineQuestion, probed: Probed): EngineChoice {
   const { engine } = question.asked
+  if (splices(question)) return spliced(engine)
+  if (engine === 'splice') {
+    const why = whyCopied(question)
+    return choice(question, 'sendmsg', `engine: 'splice' was asked for, but ${why}`)
+  }
   if (engine === 'sendmsg') return choice(question, 'sendmsg', "asked for by engine: 'sendmsg'")
   const missing = whyNotRegistered(question) ?? whyNotFixed(question, probed)
   const registerMemory = missing === undefined
@@ -94,7 +124,7 @@ export function chooseUnregistered(
 
 function choice(
   question: EngineQuestion,
-  engine: EngineName,
+  engine: NativeEngineName,
   reason: string,
   registerMemory = false,
 ): EngineChoice {
@@ -102,13 +132,35 @@ function choice(
   return { engine, zeroCopy: plain === '', whyPlain: plain, registerMemory, reason }
 }
 
-/** Why pages are sent without zero-copy from the start; what was asked for fails instead. */
-function whyPlain({ asked, path, privateCopies, compressed }: EngineQuestion): string {
+/** Asked for, or the way to this machine: there the kernel copies what MSG_ZEROCOPY sends. */
+function splices(question: EngineQuestion): boolean {
+  const { asked, path } = question
+  if (whyCopied(question) !== '') return false
+  if (asked.engine === 'splice') return true
+  return asked.engine === 'auto' && asked.zeroCopy === 'auto' && path !== 'network'
+}
+
+function spliced(asked: Engine): EngineChoice {
+  const reason =
+    asked === 'splice'
+      ? "asked for by engine: 'splice'"
+      : 'the destination is on this machine, where the kernel copies what MSG_ZEROCOPY sends'
+  return { engine: 'splice', zeroCopy: true, whyPlain: '', registerMemory: false, reason }
+}
+
+/** Why no engine sends pages from where they lie; empty if one may. */
+function whyCopied({ asked, privateCopies, compressed }: EngineQuestion): string {
   if (asked.zeroCopy === 'off') return 'zeroCopy is off'
   if (compressed) return 'compressed pages are copies'
-  if (asked.zeroCopy === 'on') return ''
-  if (path === 'unix') return 'UNIX sockets have no zero-copy'
   return privateCopies ? 'the hash tracker has private copies of pages sent' : ''
+}
+
+/** The same without splice, from the start; what was asked for fails instead. */
+function whyPlain(question: EngineQuestion): string {
+  const { asked, path, compressed } = question
+  if (asked.zeroCopy === 'on' && !compressed) return ''
+  if (path === 'unix' && asked.zeroCopy === 'auto') return 'UNIX sockets have no zero-copy'
+  return whyCopied(question)
 }
 
 function whyNotRegistered(question: EngineQuestion): string | undefined {

@@ -13,7 +13,7 @@ import {
 } from '../kit/options.ts'
 import { checkLevel } from '../migrate/compression.ts'
 import { checkTimeout, checkUuid } from '../migrate/source-options.ts'
-import { ENGINES, ZERO_COPY } from '../schedule/engine-choice.ts'
+import { checkEngine, type Engine, type ZeroCopy } from '../schedule/engine-choice.ts'
 import type { Dialect } from '../wire/dialect.ts'
 import { CHANNELS_DEFAULT } from './receive-options.ts'
 
@@ -34,7 +34,7 @@ export interface SendSnapshotOptions {
   /** zlib 0..9, zstd 0..20; default 1, as in QEMU. */
   compressionLevel?: number
   /** As of a migration source; default `auto`. */
-  engine?: 'auto' | 'sendmsg' | 'io-uring'
+  engine?: 'auto' | 'sendmsg' | 'io-uring' | 'splice'
   /** As of a migration source; default `auto`. */
   zeroCopy?: 'auto' | 'off' | 'on'
   /** To each destination; bytes on its connections. 0 (default) is no limit. */
@@ -58,8 +58,8 @@ export interface SendSettings {
   uuid: Uint8Array | undefined
   compression: NativeCompression
   compressionLevel: number | undefined
-  engine: 'auto' | 'sendmsg' | 'io-uring'
-  zeroCopy: 'auto' | 'off' | 'on'
+  engine: Engine
+  zeroCopy: ZeroCopy
   maxBandwidthBytesPerSecond: number
   connectTimeoutMs: number
   peerTimeoutMs: number
@@ -90,7 +90,7 @@ export function checkSendOptions(options: SendSnapshotOptions): SendSettings {
   refuseUnknown('sendSnapshot', options, NAMES)
   const { dialect, uuid } = options
   const compression = oneOf('compression', options.compression ?? 'none', COMPRESSIONS)
-  const zeroCopy = oneOf('zeroCopy', options.zeroCopy ?? 'auto', ZERO_COPY)
+  const { engine, zeroCopy } = checkEngine(options)
   if (zeroCopy === 'on' && compression !== 'none') {
     throw new TypeError("zeroCopy 'on' sends pages as they are: it does not go with compression")
   }
@@ -106,7 +106,7 @@ export function checkSendOptions(options: SendSnapshotOptions): SendSettings {
     uuid: uuid === undefined ? undefined : checkUuid(uuid),
     compression,
     compressionLevel: levelOf(options.compressionLevel, compression),
-    engine: oneOf('engine', options.engine ?? 'auto', ENGINES),
+    engine,
     zeroCopy,
     maxBandwidthBytesPerSecond: wholeNumber(
       'maxBandwidthBytesPerSecond',

@@ -101,7 +101,11 @@ async function migrateOnce(): Promise<void> {
   await using destination = await MigrationDestination.listen('tcp:127.0.0.1:0', {
     memory: received,
   })
-  const source = new MigrationSource({ memory, vmm: { stop: () => {}, resume: () => {} } })
+  const source = new MigrationSource({
+    memory,
+    vmm: { stop: () => {}, resume: () => {} },
+    engine: 'sendmsg', // the one that asks the kernel
+  })
   await source.migrate(destination.uri).result
   await destination.completed
 }

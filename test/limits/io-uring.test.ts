@@ -26,7 +26,8 @@ describe.each(['EPERM', 'ENOSYS'] as const)('where a filter answers %s to io_uri
   )
 
   it("the engine 'auto' is sendmsg", async (context) => {
-    const result = await migrateUnderLimits(context, { limits, options: { engine: 'auto' } })
+    const options = { engine: 'auto', zeroCopy: 'on' } as const
+    const result = await migrateUnderLimits(context, { limits, options })
     expect(result.engine).toBe('sendmsg')
     expect(result.engineReason).not.toBe('')
   })

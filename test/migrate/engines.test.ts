@@ -24,9 +24,13 @@ beforeEach(() => {
 })
 afterEach(() => expectNothingLeft(before))
 
-const ways = (['sendmsg', 'io-uring', 'auto'] as const).flatMap((engine) =>
-  (['off', 'on', 'auto'] as const).map((zeroCopy) => ({ engine, zeroCopy })),
-)
+const ways = [
+  { engine: 'sendmsg', zeroCopy: 'auto' },
+  { engine: 'io-uring', zeroCopy: 'auto' },
+  ...(['sendmsg', 'io-uring', 'auto'] as const).flatMap((engine) =>
+    (['off', 'on'] as const).map((zeroCopy) => ({ engine, zeroCopy })),
+  ),
+] as const
 describe('all arrives', () => {
   it.for(ways)('engine $engine, zeroCopy $zeroCopy', async ({ engine, zeroCopy }, context) => {
     const ran = engine === 'auto' ? 'sendmsg' : engine // on loopback
@@ -70,12 +74,47 @@ describe('all arrives', () => {
   })
 })
 
-describe('where zero-copy can never be', () => {
-  it('auto is plain over a UNIX socket, and says why', async () => {
-    const uri = `unix:${join(tmpdir(), `multifd-test-${process.pid}-engines.sock`)}`
+const unixUri = () => `unix:${join(tmpdir(), `multifd-test-${process.pid}-engines.sock`)}`
+
+describe('to this machine pages are spliced', () => {
+  it.each([
+    ['engine auto, over TCP', 'tcp:127.0.0.1:0', 'auto'],
+    ['engine auto, over a UNIX socket', unixUri(), 'auto'],
+    ['engine splice', 'tcp:127.0.0.1:0', 'splice'],
+  ] as const)('%s', async (_name, uri, engine) => {
+    await using from = filled(64 * MIB, seed)
+    await using to = GuestMemory.allocate('ram', 64 * MIB)
+    const { result } = await migrateOnce({ from, to, uri, source: { engine } })
+    expectSamePages(to.view('ram'), from.view('ram'))
+    expect(result).toMatchObject({ engine: 'splice', zeroCopy: 'auto' })
+    for (const channel of result.channels) {
+      expect(channel).toMatchObject({ engine: 'splice', sendMode: 'splice', zeroCopyMode: 'fixed' })
+      expect(channel).toMatchObject({ copiedBytes: 0, notifications: 0, unreleasedHighBytes: 0 })
+      expect(channel).toMatchObject({ highWaterBytes: 0, lowWaterBytes: 0 })
+      // All but the headers.
+      expect(channel.zeroCopyBytes).toBeGreaterThan(0.99 * channel.sentBytes)
+      expect(channel.flushReason).toBe('spliced pages pin no locked memory')
+      expect(channel.engineReason).toBe(result.engineReason)
+    }
+  })
+
+  it('unless they are private copies of the hash tracker', async () => {
     await using from = filled(4 * MIB, seed)
     await using to = GuestMemory.allocate('ram', 4 * MIB)
-    const { result } = await migrateOnce({ from, to, uri })
+    const source = { engine: 'splice', dirty: 'hash' } as const
+    const { result } = await migrateOnce({ from, to, source })
+    expectSamePages(to.view('ram'), from.view('ram'))
+    expect(result.engine).toBe('sendmsg')
+    expect(result.engineReason).toMatch(/^engine: 'splice' was asked for, but the hash tracker/)
+  })
+})
+
+describe('where zero-copy can never be', () => {
+  it('sendmsg is plain over a UNIX socket, and says why', async () => {
+    await using from = filled(4 * MIB, seed)
+    await using to = GuestMemory.allocate('ram', 4 * MIB)
+    const source = { engine: 'sendmsg' } as const
+    const { result } = await migrateOnce({ from, to, uri: unixUri(), source })
     expectSamePages(to.view('ram'), from.view('ram'))
     expect(result.engine).toBe('sendmsg')
     for (const channel of result.channels) {

@@ -5,12 +5,15 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { NativeIoUringAbilities } from '../../src/kit/native.ts'
 import {
+  checkEngine,
   chooseEngine,
   chooseUnregistered,
+  ENGINES,
   type EngineQuestion,
   mayRegister,
   needsProbe,
   type Probed,
+  ZERO_COPY,
 } from '../../src/schedule/engine-choice.ts'
 
 const ABILITIES = [
@@ -57,9 +60,25 @@ describe('auto', () => {
     }
   })
 
+  it.each(['loopback', 'unix'] as const)('is splice, without a probe, over %s', (path) => {
+    const question = { ...best, path, discards: true, populated: false, lockable: false }
+    expect(needsProbe(question)).toBe(false)
+    expect(chooseEngine(question, undefined)).toEqual({
+      engine: 'splice',
+      zeroCopy: true,
+      whyPlain: '',
+      registerMemory: false,
+      reason: expect.stringContaining('on this machine'),
+    })
+  })
+
   const hindrances: [Partial<EngineQuestion>, RegExp][] = [
-    [{ path: 'loopback' }, /no registered buffers: the kernel copies on loopback/],
-    [{ path: 'unix' }, /UNIX sockets have no zero-copy/],
+    [
+      { path: 'loopback', asked: { engine: 'auto', zeroCopy: 'on' } },
+      /no registered buffers: the kernel copies on loopback/,
+    ],
+    [{ path: 'loopback', asked: { engine: 'auto', zeroCopy: 'off' } }, /zeroCopy is off/],
+    [{ path: 'unix', privateCopies: true }, /UNIX sockets have no zero-copy/],
     [{ privateCopies: true }, /hash tracker/],
     [{ compressed: true }, /no registered buffers: compressed pages are copies/],
     [{ populated: false }, /not all guest memory is populated/],
@@ -102,6 +121,32 @@ describe('auto', () => {
       registerMemory: false,
       reason: 'no registered buffers: ENOMEM',
     })
+  })
+})
+
+describe('splice', () => {
+  it.each(['network', 'loopback', 'unix'] as const)('is taken when asked for, over %s', (path) => {
+    const question = { ...asked('splice'), path }
+    expect(needsProbe(question)).toBe(false)
+    const choice = chooseEngine(question, undefined)
+    expect(choice).toMatchObject({ engine: 'splice', zeroCopy: true, registerMemory: false })
+    expect(choice.reason).toBe("asked for by engine: 'splice'")
+  })
+
+  it('is sendmsg where what is sent are copies, and says so', () => {
+    for (const hindrance of [{ privateCopies: true }, { compressed: true }]) {
+      const choice = chooseEngine({ ...asked('splice'), ...hindrance }, undefined)
+      expect(choice).toMatchObject({ engine: 'sendmsg', zeroCopy: false })
+      expect(choice.reason).toMatch(/^engine: 'splice' was asked for, but .*cop/)
+    }
+  })
+
+  it('has no thresholds, and never copies', () => {
+    for (const zeroCopy of ['on', 'off'] as const) {
+      const sentence = `'splice' never copies pages and has no thresholds, got zeroCopy: '${zeroCopy}'`
+      expect(() => checkEngine({ engine: 'splice', zeroCopy })).toThrow(sentence)
+    }
+    expect(checkEngine({ engine: 'splice' })).toEqual({ engine: 'splice', zeroCopy: 'auto' })
   })
 })
 
@@ -177,8 +222,8 @@ it('sendmsg is taken when asked for, without a probe', () => {
 const anyQuestion: fc.Arbitrary<EngineQuestion> = fc
   .record({
     asked: fc.record({
-      engine: fc.constantFrom('auto' as const, 'sendmsg' as const, 'io-uring' as const),
-      zeroCopy: fc.constantFrom('auto' as const, 'off' as const, 'on' as const),
+      engine: fc.constantFrom(...ENGINES),
+      zeroCopy: fc.constantFrom(...ZERO_COPY),
     }),
     path: fc.constantFrom('unix' as const, 'loopback' as const, 'network' as const),
     privateCopies: fc.boolean(),
@@ -189,6 +234,7 @@ const anyQuestion: fc.Arbitrary<EngineQuestion> = fc
   })
   // Refused before anybody chooses.
   .filter(({ asked, compressed }) => !(compressed && asked.zeroCopy === 'on'))
+  .filter(({ asked }) => asked.engine !== 'splice' || asked.zeroCopy === 'auto')
 const anyProbe: fc.Arbitrary<Probed> = fc.oneof(
   fc.subarray([...ABILITIES]).map((missing) => abilities(...missing)),
   fc.constant('the probe failed'),
@@ -206,11 +252,13 @@ it('holds its conditions for every question and every kernel', () => {
       if (choice.engine === 'io-uring') expect(can?.ioUring.there || engine === 'auto').toBe(true)
       if (engine === 'io-uring' && can?.ioUring.there) expect(choice.engine).toBe('io-uring')
       if (engine === 'auto') expect(choice.engine === 'io-uring').toBe(choice.registerMemory)
+      if (choice.engine === 'splice') expect(choice.zeroCopy).toBe(true)
       if (zeroCopy === 'off') expect(choice.zeroCopy).toBe(false)
       if (zeroCopy === 'on') expect(choice.zeroCopy).toBe(true)
       const { path, privateCopies, compressed } = question
-      if (zeroCopy === 'auto' && (path === 'unix' || privateCopies || compressed)) {
-        expect(choice.zeroCopy).toBe(false)
+      if (zeroCopy === 'auto' && (privateCopies || compressed)) expect(choice.zeroCopy).toBe(false)
+      if (zeroCopy === 'auto' && path === 'unix') {
+        expect(choice.zeroCopy).toBe(choice.engine === 'splice')
       }
       if (choice.registerMemory) {
         const { populated, lockable, discards } = question

@@ -7,7 +7,8 @@
 //                          so that the checkout may lie where only root looks
 //   --hold BYTES           so much of that user's locked memory is taken already: registered with
 //                          an io_uring that lives as long as the program
-//   --deny CALLS ERRNO     a seccomp filter answers EPERM or ENOSYS to io_uring or userfaultfd
+//   --deny CALLS ERRNO     a seccomp filter answers EPERM or ENOSYS to io_uring, userfaultfd,
+//                          vmsplice or splice
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
@@ -116,6 +117,8 @@ Denial denial(const std::string& calls, const std::string& name) {
   if (name != "EPERM" && name != "ENOSYS") wrong_usage("no error " + name);
   const int error = name == "EPERM" ? EPERM : ENOSYS;
   if (calls == "userfaultfd") return {SYS_userfaultfd, SYS_userfaultfd, error};
+  if (calls == "vmsplice") return {SYS_vmsplice, SYS_vmsplice, error};
+  if (calls == "splice") return {SYS_splice, SYS_splice, error};
   // setup, enter and register have consecutive numbers on every architecture.
   if (calls == "io_uring") return {SYS_io_uring_setup, SYS_io_uring_register, error};
   wrong_usage("no calls named " + calls);

@@ -22,7 +22,10 @@ export interface Restrictions {
   /** So much of that user's locked memory is taken already, bytes. */
   heldBytes?: number
   /** What a seccomp filter answers to these system calls. */
-  deny?: readonly { calls: 'io_uring' | 'userfaultfd'; error: 'EPERM' | 'ENOSYS' }[]
+  deny?: readonly {
+    calls: 'io_uring' | 'userfaultfd' | 'vmsplice' | 'splice'
+    error: 'EPERM' | 'ENOSYS'
+  }[]
 }
 
 /** How a program ended: a sentence why this machine cannot restrict it, or what it printed. */

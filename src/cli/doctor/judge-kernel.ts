@@ -155,7 +155,7 @@ function judgePath(path: PathFacts): Pick<Finding, 'status' | 'value' | 'meaning
       return verdict(
         'ok',
         'copied, as on every Linux',
-        'zeroCopy: auto notices and sends plain, which is faster here.',
+        'Pages to this machine are spliced instead, and so not copied by the sender.',
       )
     case 'unanswered':
       return verdict(

@@ -122,6 +122,7 @@ constexpr Way kWays[] = {
     {},
     {.zero_copy = true},
     {.compressed = true},
+    {.engine = EngineKind::kSplice},
     {.engine = EngineKind::kIoUring},
     {.engine = EngineKind::kIoUring, .zero_copy = true},
 };

@@ -57,6 +57,10 @@ TEST("a channel destroyed in front of a stalled peer ends, with everything relea
   stall(true, TrackerKind::kVmm);
 }
 
+TEST("a channel destroyed in front of a stalled peer ends, with everything released: splice") {
+  stall(true, TrackerKind::kVmm, EngineKind::kSplice);
+}
+
 TEST("a channel destroyed in front of a stalled peer ends, with everything released: io_uring") {
   if (const auto found = probe_io_uring(); !found.usage_report) {
     SKIP(std::string(found.usage_report.reason));

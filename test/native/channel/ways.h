@@ -17,6 +17,7 @@ struct Way {
 inline constexpr Way kWays[] = {
     {"sendmsg, copied", EngineKind::kSendmsg, false, false},
     {"sendmsg, zero-copy", EngineKind::kSendmsg, true, false},
+    {"splice", EngineKind::kSplice, true, false},
     {"io_uring, copied", EngineKind::kIoUring, false, false},
     {"io_uring, zero-copy", EngineKind::kIoUring, true, false},
     {"io_uring, registered", EngineKind::kIoUring, true, true},

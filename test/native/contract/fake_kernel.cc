@@ -1,6 +1,7 @@
 // See fake_kernel.h.
 #include "fake_kernel.h"
 
+#include <fcntl.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 
@@ -8,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/iov.h"
 #include "base/kernel_compat.h"
 
 namespace fixture {
@@ -28,7 +30,9 @@ const multifd::Syscalls& FakeKernel::table() const {
       [](int, msghdr* message) { return current_->receive_error_queue(message); },
       [](pollfd* fds, nfds_t count, int) { return current_->poll(fds, count); },
       [](int, tcp_info* out) { return current_->tcp_state(*out); },
-      [](int) { return current_->option_memory_full_; }};
+      [](int) { return current_->option_memory_full_; },
+      [](int, const iovec* parts, size_t count) { return current_->fill_pipe(parts, count); },
+      [](int, int, size_t bytes, unsigned flags) { return current_->drain_pipe(bytes, flags); }};
   return table;
 }
 
@@ -60,6 +64,49 @@ ssize_t FakeKernel::send(const msghdr* message, int flags) {
   if (chance(faults_.short_send)) bytes = 1 + random_.below(bytes);
   accept(message->msg_iov, bytes, zero_copy, next_id_);
   if (zero_copy) ++next_id_;
+  return static_cast<ssize_t>(bytes);
+}
+
+// A page takes a slot, however little of it there is.
+ssize_t FakeKernel::fill_pipe(const iovec* parts, size_t count) {
+  CHECK(piped_.empty());  // else the real one might wait
+  if (refuse_fill != 0 || chance(faults_.interrupted)) {
+    errno = refuse_fill != 0 ? refuse_fill : EINTR;
+    return -1;
+  }
+  constexpr uintptr_t kPage = 4096;
+  size_t bytes = 0;
+  size_t slots = chance(faults_.short_send) ? 1 + random_.below(pipe_slots) : pipe_slots;
+  for (size_t i = 0; i < count; ++i) {
+    const auto at = reinterpret_cast<uintptr_t>(parts[i].iov_base);
+    iovec piped{parts[i].iov_base, 0};
+    while (slots > 0 && piped.iov_len < parts[i].iov_len) {
+      const uintptr_t in_page = kPage - (at + piped.iov_len) % kPage;
+      piped.iov_len = std::min<size_t>(parts[i].iov_len, piped.iov_len + in_page);
+      --slots;
+    }
+    if (piped.iov_len > 0) piped_.push_back(piped);
+    bytes += piped.iov_len;
+  }
+  return static_cast<ssize_t>(bytes);
+}
+
+// Read when somebody asks what arrived: what is spliced is not copied before.
+ssize_t FakeKernel::drain_pipe(size_t bytes, unsigned flags) {
+  CHECK(!piped_.empty());
+  last_flags = (flags & SPLICE_F_MORE) != 0 ? MSG_MORE : 0;
+  const int refused = refuse_drain != 0 ? refuse_drain : refusal(bytes, false);
+  if (refused != 0) {
+    errno = refused;
+    return -1;
+  }
+  if (chance(faults_.short_send)) bytes = 1 + random_.below(bytes);
+  msghdr message{};
+  message.msg_iov = piped_.data();
+  message.msg_iovlen = piped_.size();
+  accept(piped_.data(), bytes, true, 0);
+  multifd::advance(message, bytes);
+  piped_.erase(piped_.begin(), piped_.end() - static_cast<ptrdiff_t>(message.msg_iovlen));
   return static_cast<ssize_t>(bytes);
 }
 

@@ -26,9 +26,14 @@ class FakeKernel : public FakeWire {
   }
   void forge(uint32_t first, uint32_t last) { notifications_.push_back({first, last, false}); }
 
+  // What vmsplice(2) and splice(2) answer from now on, with this errno; 0: they work.
+  int refuse_fill = 0;
+  int refuse_drain = 0;
+  size_t pipe_slots = 128;  // a page each
+
   void restart_ids() { next_id_ = 0; }  // for a second engine, as on a socket of its own
 
-  int last_flags = 0;     // of the last send
+  int last_flags = 0;     // of the last send; MSG_MORE for a splice that said so
   bool runs_dry = false;  // what TCP_INFO says of the connection
 
  private:
@@ -39,6 +44,8 @@ class FakeKernel : public FakeWire {
   };
   ssize_t send(const msghdr* message, int flags);
   ssize_t receive_error_queue(msghdr* message);
+  ssize_t fill_pipe(const iovec* parts, size_t count);
+  ssize_t drain_pipe(size_t bytes, unsigned flags);
   int poll(pollfd* fds, nfds_t count);
   int tcp_state(tcp_info& out) const;
   void notify(const Pending& send);
@@ -48,6 +55,7 @@ class FakeKernel : public FakeWire {
   bool option_memory_full_ = false;  // at the send before
   uint32_t next_id_;
   std::vector<Queued> notifications_;
+  std::vector<iovec> piped_;
 };
 
 }  // namespace fixture

@@ -28,7 +28,8 @@ const multifd::Syscalls& FakeRing::polls() {
   static const multifd::Syscalls table = {nullptr, nullptr, nullptr,
                                           [](pollfd*, nfds_t, int) { return 0; },
                                           [](int, tcp_info*) { return -1; },
-                                          nullptr};  // no notification of a ring is charged
+                                          nullptr,  // no notification of a ring is charged
+                                          nullptr, nullptr};
   return table;
 }
 

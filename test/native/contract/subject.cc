@@ -64,6 +64,7 @@ void Driver::flush(size_t target_bytes) {
 }
 
 void Driver::overwrite_payload() {
+  if (variant.by_reference && !expected.empty()) return;
   for (size_t at = 0; at < Subject::kPayloadBytes; at += 8) {
     const uint64_t bytes = random.next();
     std::memcpy(subject->payload() + at, &bytes, sizeof bytes);

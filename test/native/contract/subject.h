@@ -44,7 +44,7 @@ class Subject {
   [[nodiscard]] virtual size_t held_high_bytes() const { return 0; }
 
   // Stands for guest memory: page-aligned, on the heap, so that a sanitizer sees its end.
-  uint8_t* payload() { return payload_.get(); }
+  [[nodiscard]] uint8_t* payload() const { return payload_.get(); }
   static constexpr size_t kPayloadBytes = 512 * kKiB;
 
   multifd::WaterMarks marks;
@@ -65,6 +65,7 @@ struct Variant {
   std::string name;
   bool zero_copy;
   bool fake;
+  bool by_reference;  // what was sent is read when the far end reads it, and may not change before
   // Throws check::Skipped where this machine has not got it.
   std::function<std::unique_ptr<Subject>(const Settings&)> make;
   // Records in the pool: a plain engine has one, which is free as soon as it is sent.

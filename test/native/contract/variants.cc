@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/sendmsg_engine.h"
+#include "engine/splice_engine.h"
 #include "engine/uring_engine.h"
 #include "fake_kernel.h"
 #include "fake_ring.h"
@@ -24,6 +25,7 @@ using multifd::IoUringAbilities;
 using multifd::RegisteredMemory;
 using multifd::SendMode;
 using multifd::SendmsgEngine;
+using multifd::SpliceEngine;
 using multifd::UringEngine;
 
 // An engine over a real connection.
@@ -156,11 +158,46 @@ class FakeUringSubject final : public FakeSubject<FakeRing> {
   const FixedBuffers buffers_;
 };
 
+class SpliceSubject final : public SocketSubject {
+ public:
+  explicit SpliceSubject(const Settings& settings) : SocketSubject(settings, false) {
+    auto engine = SpliceEngine::create({.fd = fd(), .stop = &stop});
+    CHECK_OK(engine);
+    use(std::move(*engine));
+  }
+};
+
+class FakeSpliceSubject final : public FakeSubject<FakeKernel> {
+ public:
+  explicit FakeSpliceSubject(const Settings& settings) : FakeSubject(settings) {
+    auto engine =
+        SpliceEngine::create({.fd = -1, .stop = &stop, .syscalls = &kernel_.table()});
+    CHECK_OK(engine);
+    engine_ = std::move(*engine);
+  }
+  std::vector<uint8_t> received() override {
+    kernel_.complete_all();
+    return kernel_.stream();
+  }
+  // Guest memory is read for as long as the far end likes, and nobody counts it; a header is not.
+  bool reads(const void* begin, size_t size) const override {
+    return begin != payload() && FakeSubject::reads(begin, size);
+  }
+  size_t held_high_bytes() const override { return 0; }
+};
+
 template <typename Type, typename... Arguments>
 Variant variant(const char* name, bool zero_copy, bool fake, Arguments... arguments) {
-  return {name, zero_copy, fake, [arguments...](const Settings& settings) {
+  return {name, zero_copy, fake, false, [arguments...](const Settings& settings) {
             return std::make_unique<Type>(settings, arguments...);
           }};
+}
+
+template <typename Type>
+Variant by_reference(const char* name, bool fake) {
+  Variant variant = contract::variant<Type>(name, false, fake);
+  variant.by_reference = true;
+  return variant;
 }
 
 }  // namespace
@@ -174,6 +211,8 @@ const std::vector<Variant>& variants() {
       variant<SendmsgSubject>("sendmsg, zero-copy, TCP", true, false, true),
       variant<FakeSendmsgSubject>("sendmsg, plain, fake kernel", false, true, false),
       variant<FakeSendmsgSubject>("sendmsg, zero-copy, fake kernel", true, true, true),
+      by_reference<SpliceSubject>("splice, TCP", false),
+      by_reference<FakeSpliceSubject>("splice, fake kernel", true),
       variant<UringSubject>("io_uring, plain, TCP", false, false, kPlain),
       variant<UringSubject>("io_uring, zero-copy, TCP", true, false, kZeroCopy),
       variant<UringSubject>("io_uring, registered, TCP", true, false, kFixed),

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/iov.h"
 #include "check.h"
 #include "fake_codec.h"
 #include "payload/payload.h"
@@ -63,7 +64,7 @@ TEST("every page of every run is copied once, in order") {
   const std::array<iovec, 3> runs = {iovec{&memory[6 * kPageSize], 2 * kPageSize},
                                      iovec{memory.data(), kPageSize},
                                      iovec{&memory[3 * kPageSize], 3 * kPageSize}};
-  CHECK_EQ(bytes_of(runs), 6 * kPageSize);
+  CHECK_EQ(multifd::bytes_of(runs), 6 * kPageSize);
   std::array<uint8_t, kPageSize> buffer;
   std::vector<unsigned> seen;
   CHECK_OK(for_each_page_copy(runs, buffer.data(), [&](const uint8_t* page) -> Result<void> {

@@ -1,0 +1,185 @@
+#include "engine/splice_engine.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <cerrno>
+#include <cstring>
+#include <span>
+
+#include "base/iov.h"
+
+namespace multifd {
+namespace {
+
+// A page takes one slot of a pipe. 128 pages are as fast as 256, the most that fs.pipe-max-size has
+// by default, and let 128 channels of an unprivileged user share what fs.pipe-user-pages-soft has.
+constexpr int kPipeBytes = 512 * 1024;
+// The stop flag is seen at least this often; a shutdown wakes at once.
+constexpr int kPollMs = 100;
+
+Error stopped() { return Error::make(ErrorCode::kClosed, "the channel was told to stop"); }
+
+bool lies_in(const SendRecord& record, const iovec& part) {
+  const auto* const at = static_cast<const uint8_t*>(part.iov_base);
+  return at >= record.headers.data() && at < record.headers.data() + record.headers.size();
+}
+
+// The longest front of `parts` that is copied, or that is spliced.
+size_t stretch_of(const SendRecord& record, std::span<const iovec> parts) {
+  const bool copied = lies_in(record, parts.front());
+  size_t count = 1;
+  while (count < parts.size() && lies_in(record, parts[count]) == copied) ++count;
+  return count;
+}
+
+// What a kernel or a sandbox answers that does not have these calls, or not for this socket or this
+// memory. Anything else is about the connection.
+bool is_refusal(int cause) {
+  return cause == EINVAL || cause == ENOSYS || cause == EPERM || cause == EACCES ||
+         cause == EOPNOTSUPP || cause == EFAULT || cause == ENOMEM;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<SpliceEngine>> SpliceEngine::create(const SpliceEngineOptions& options) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) < 0) return Error::from_errno("pipe2", "making a pipe failed");
+  UniqueFd pipe_out(ends[0], Resource::kPipe);
+  UniqueFd pipe_in(ends[1], Resource::kPipe);
+  // Refused where the user's pipes already hold fs.pipe-user-pages-soft: a smaller one works, too.
+  ::fcntl(pipe_in.get(), F_SETPIPE_SZ, kPipeBytes);
+  sigset_t broken_pipe;
+  sigemptyset(&broken_pipe);
+  sigaddset(&broken_pipe, SIGPIPE);
+  ::pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
+  return std::unique_ptr<SpliceEngine>(
+      new SpliceEngine(options, std::move(pipe_in), std::move(pipe_out)));
+}
+
+SpliceEngine::SpliceEngine(const SpliceEngineOptions& options, UniqueFd pipe_in, UniqueFd pipe_out)
+    : options_(options), pipe_in_(std::move(pipe_in)), pipe_out_(std::move(pipe_out)) {}
+
+Result<SendRecord*> SpliceEngine::acquire() {
+  // The one record is free unless its user has it: a submission ends before the next begins.
+  if (SendRecord* const record = pool_.take(); record != nullptr) return record;
+  return stopped();
+}
+
+Result<void> SpliceEngine::submit(SendRecord& record) {
+  RecordPool::begin_submit(record);
+  const std::span<iovec> parts(record.iov.data(), record.iov_count);
+  const bool copied = record.plain || record.bytes < kZeroCopyMinBytes;
+  Result<void> sent;
+  for (size_t at = 0; at < parts.size() && sent;) {
+    const size_t count = copied ? parts.size() : stretch_of(record, parts.subspan(at));
+    const bool spliced = !copied && !lies_in(record, parts[at]);
+    msghdr stretch{};
+    stretch.msg_iov = &parts[at];
+    stretch.msg_iovlen = count;
+    at += count;
+    const bool more = at < parts.size() || record.more;
+    sent = spliced ? send_spliced(stretch, more) : send_copied(stretch, more);
+  }
+  pool_.end_submit(record);
+  return sent;
+}
+
+Result<void> SpliceEngine::send_copied(msghdr rest, bool more) {
+  while (rest.msg_iovlen > 0) {
+    const int flags = MSG_NOSIGNAL | (more ? MSG_MORE : 0);
+    const ssize_t sent = options_.syscalls->send_guest(options_.fd, &rest, flags);
+    const int cause = errno;
+    ++counters_.send_calls;
+    if (options_.stop->load(std::memory_order_relaxed)) return stopped();
+    if (sent < 0 && cause == EAGAIN) {
+      if (auto waited = wait_writable(); !waited) return waited;
+    } else if (sent < 0 && cause != EINTR) {
+      errno = cause;
+      return Error::from_errno("sendmsg", "sending pages failed");
+    } else if (sent > 0) {
+      counters_.sent_bytes += static_cast<size_t>(sent);
+      advance(rest, static_cast<size_t>(sent));
+    }
+  }
+  return {};
+}
+
+// `rest` is always what the socket has not accepted: what a broken pipe still held is in it.
+Result<void> SpliceEngine::send_spliced(msghdr rest, bool more) {
+  size_t bytes = bytes_of(std::span(rest.msg_iov, rest.msg_iovlen));
+  while (bytes > 0) {
+    if (!pipe_out_) return send_copied(rest, more);
+    const ssize_t filled =
+        options_.syscalls->fill_pipe(pipe_in_.get(), rest.msg_iov, rest.msg_iovlen);
+    if (filled <= 0) {
+      if (filled < 0 && errno == EINTR) continue;
+      step_down("vmsplice", filled < 0 ? errno : EINVAL);
+      continue;
+    }
+    for (auto left = static_cast<size_t>(filled); left > 0;) {
+      auto drained = drain(left, more || bytes > left);
+      if (!drained) return drained.error();
+      if (*drained == 0) break;  // stepped down
+      advance(rest, *drained);
+      bytes -= *drained;
+      left -= *drained;
+    }
+  }
+  return {};
+}
+
+// From the pipe into the socket; 0: stepped down, and what the pipe held is gone with it.
+Result<size_t> SpliceEngine::drain(size_t bytes, bool more) {
+  for (;;) {
+    const ssize_t sent = options_.syscalls->drain_pipe(pipe_out_.get(), options_.fd, bytes,
+                                                       more ? SPLICE_F_MORE : 0);
+    const int cause = errno;
+    ++counters_.send_calls;
+    if (options_.stop->load(std::memory_order_relaxed)) return stopped();
+    if (sent > 0) {
+      const auto accepted = static_cast<size_t>(sent);
+      counters_.sent_bytes += accepted;
+      counters_.zero_copy_tried_bytes += accepted;
+      counters_.zero_copy_bytes += accepted;
+      return accepted;
+    }
+    if (sent == 0 || cause == EINTR) continue;
+    if (cause == EAGAIN) {
+      if (auto waited = wait_writable(); !waited) return waited.error();
+    } else if (is_refusal(cause)) {
+      step_down("splice", cause);
+      return size_t{0};
+    } else {
+      errno = cause;
+      return Error::from_errno("splice", "sending %zu bytes failed", bytes);
+    }
+  }
+}
+
+// The socket blocks; this is for one with a send timeout.
+Result<void> SpliceEngine::wait_writable() {
+  pollfd writable{options_.fd, POLLOUT, 0};
+  options_.syscalls->poll(&writable, 1, kPollMs);
+  return options_.stop->load(std::memory_order_relaxed) ? Result<void>(stopped()) : Result<void>();
+}
+
+void SpliceEngine::step_down(const char* syscall, int cause) {
+  char why[160];
+  std::snprintf(why, sizeof why, "%s is refused: %s", syscall, std::strerror(cause));
+  downgrades_.add(SendMode::kSplice, SendMode::kPlain, DowngradeReason::kSendRefused, why);
+  pipe_in_.reset();
+  pipe_out_.reset();
+}
+
+bool SpliceEngine::reset() {
+  // As SendmsgEngine::reset(); no memory depends on it, for the kernel holds the pages themselves.
+  sockaddr unspecified{};
+  unspecified.sa_family = AF_UNSPEC;
+  ::connect(options_.fd, &unspecified, sizeof unspecified);
+  return true;
+}
+
+}  // namespace multifd
