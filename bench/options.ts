@@ -46,7 +46,7 @@ export const CHANNELS_RANGE = { min: 1, max: 64 }
 export const PAIRS_RANGE = { min: 1, max: 1000 }
 
 /** How the library sends; the first of each is its own default. */
-export const ENGINES = ['auto', 'sendmsg', 'io-uring'] as const
+export const ENGINES = ['auto', 'sendmsg', 'io-uring', 'splice'] as const
 export const ZERO_COPY = ['auto', 'off', 'on'] as const
 
 export function engineOption(): Option {

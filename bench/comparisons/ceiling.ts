@@ -73,7 +73,7 @@ export const ceiling: Comparison<CeilingComparisonOptions> = {
       )
       .option('--no-huge-pages', 'guest RAM on 4 KiB pages, in both contestants')
       .addOption(engineOption())
-      .addOption(zeroCopyOption('off'))
+      .addOption(zeroCopyOption('auto'))
       .option('--smoke', `only to see that it works: ${formatBytes(SMOKE.memory)}, few turns`),
   run,
 }

@@ -32,10 +32,11 @@ const FIELD = {
   sendmsgOn: { engine: 'sendmsg', zeroCopy: 'on', label: 'sendmsg, on' },
   ioUringOff: { engine: 'io-uring', zeroCopy: 'off', label: 'io-uring, off' },
   ioUringOn: { engine: 'io-uring', zeroCopy: 'on', label: 'io-uring, on' },
+  splice: { engine: 'splice', zeroCopy: 'auto', label: 'splice' },
 } as const satisfies Field<string>
 type Name = keyof typeof FIELD
 
-const OTHERS = ['sendmsgOff', 'sendmsgOn', 'ioUringOff', 'ioUringOn'] as const
+const OTHERS = ['sendmsgOff', 'sendmsgOn', 'ioUringOff', 'ioUringOn', 'splice'] as const
 
 export interface EnginesOptions extends TurnOptions {
   readonly path?: PathName

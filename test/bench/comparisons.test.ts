@@ -82,11 +82,11 @@ describe('zero-copy and engines', () => {
   test('engines compares the default choice with every combination', async () => {
     const { results, ratios, skipped } = await report('engines', '--smoke')
     expectRatio(ratios.autoVsBest, 1)
-    for (const other of ['SendmsgOff', 'SendmsgOn', 'IoUringOff', 'IoUringOn']) {
+    for (const other of ['SendmsgOff', 'SendmsgOn', 'IoUringOff', 'IoUringOn', 'Splice']) {
       expectRatio(ratios[`autoVs${other}Lo`], 1)
       if (noRig === undefined) expectRatio(ratios[`autoVs${other}RigSenderCpu`], 1)
     }
-    expect(results.lo.chosen).toMatch(/^(sendmsg|io-uring) /)
+    expect(results.lo.chosen).toBe('splice splice')
     expect(results.lo.chosenBecause).toMatch(/\w/)
     expect(skipped).toEqual(noRig === undefined ? [] : [{ what: 'rig', reason: noRig }])
   })
