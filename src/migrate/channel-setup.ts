@@ -2,6 +2,7 @@
 // is registered for it, and the channels themselves, each with its first marks. Chooses by
 // src/schedule/engine-choice.ts; whoever calls takes down what was made.
 
+import { availableParallelism } from 'node:os'
 import { lockedMemoryLimitBytes } from '../channel/locked-memory.ts'
 import {
   SendChannel,
@@ -11,6 +12,7 @@ import {
 import { pathTo } from '../channel/uri.ts'
 import type { TrackerChoice } from '../guest/dirty-tracker.ts'
 import { MultifdError } from '../kit/errors.ts'
+import { CHANNELS_MAX } from '../kit/limits.ts'
 import {
   type NativeCompression,
   type NativeEndpoint,
@@ -127,6 +129,14 @@ export function wantsLargePackets(
   { zeroCopy }: Pick<EngineChoice, 'zeroCopy'>,
 ): boolean {
   return compression === 'none' && !(zeroCopy && pathTo(endpoint) === 'network')
+}
+
+/**
+ * How many channels may work at a time. On one machine each keeps a processor busy, with its two
+ * ends in turn: more of them than processors only add switches and wake-ups.
+ */
+export function channelsAtOnce(endpoint: NativeEndpoint): number {
+  return pathTo(endpoint) === 'network' ? CHANNELS_MAX : availableParallelism()
 }
 
 /** What channels are opened with. */

@@ -31,15 +31,19 @@ export class RoundSender {
 
   constructor(options: {
     channels: readonly SendChannel[]
+    /** How many of them may work at a time; default all. */
+    atOnce?: number
     limiter: BandwidthGate
     flush: FlushControl
   }) {
-    this.#channels = options.channels
+    const { channels, atOnce = channels.length } = options
+    this.#channels = channels
     this.#limiter = options.limiter
     this.#flush = options.flush
-    this.#credits = new ChannelCredits(options.channels.length)
+    this.#credits = new ChannelCredits(channels.length)
     this.#scheduler = new MultifdScheduler({
-      channels: options.channels.length,
+      channels: channels.length,
+      atOnce,
       rateLimiter: options.limiter,
     })
   }

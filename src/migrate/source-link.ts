@@ -11,7 +11,13 @@ import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import type { NativeEndpoint, NativeSendGroup } from '../kit/native.ts'
 import type { EngineChoice } from '../schedule/engine-choice.ts'
 import type { BandwidthGate } from '../schedule/rate-limiter.ts'
-import { openChannels, paceChannel, reportOf, wantsLargePackets } from './channel-setup.ts'
+import {
+  channelsAtOnce,
+  openChannels,
+  paceChannel,
+  reportOf,
+  wantsLargePackets,
+} from './channel-setup.ts'
 import { type BlockPages, DestinationAnswers } from './destination-answers.ts'
 import type { FlushControl } from './flush-control.ts'
 import { OutgoingWire } from './outgoing-wire.ts'
@@ -152,7 +158,8 @@ export class SourceLink {
     const keepAliveMs = signOfLifeMs(settings.peerTimeoutMs)
     this.#keepAlive = setInterval(() => void this.#wire?.keepAlive(), keepAliveMs)
     this.#pieces = new PieceChannels(this.#channels)
-    this.#sender = new RoundSender({ channels: this.#channels, limiter, flush })
+    const atOnce = channelsAtOnce(endpoint)
+    this.#sender = new RoundSender({ channels: this.#channels, atOnce, limiter, flush })
   }
 
   /** A destination that refuses will not do otherwise next time. */

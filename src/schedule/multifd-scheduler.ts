@@ -49,13 +49,15 @@ interface ChannelState {
  * (ascending address), each to the channel with the most free credit; among equals to the next one
  * after the channel that was served last. A slow channel keeps its credits longer and so gets less.
  * No credit is the backpressure: no channel holds more extents than that, near the end of a round
- * fewer (TAIL_CREDITS).
+ * fewer (TAIL_CREDITS). Where no more than `atOnce` channels shall work at a time, an idle one gets
+ * an extent when another has none left.
  *
  * A failed migration ends with its scheduler; there is nothing to undo.
  */
 export class MultifdScheduler {
   readonly #limiter: BandwidthGate
   readonly #channels: ChannelState[]
+  readonly #atOnce: number
   /** Per channel, the length of its `placed`. */
   readonly #heldCounts: Uint32Array
   /** Per channel, the most it may hold. */
@@ -66,16 +68,20 @@ export class MultifdScheduler {
   #cursor = 0
   #remainingPages = 0
   #unsyncedCount = 0
+  /** Channels that hold extents. */
+  #workingCount = 0
   #lastServed: number
 
-  /** @param options.channels 1..255. */
-  constructor(options: { channels: number; rateLimiter: BandwidthGate }) {
-    const { channels, rateLimiter } = options
+  /** @param options.channels 1..255. `atOnce`: at least 1; default all channels. */
+  constructor(options: { channels: number; atOnce?: number; rateLimiter: BandwidthGate }) {
+    const { channels, atOnce = channels, rateLimiter } = options
     assert(
       Number.isInteger(channels) && channels >= 1 && channels <= CHANNELS_MAX,
       `channels must be 1..${CHANNELS_MAX}, got ${channels}`,
     )
+    assert(Number.isInteger(atOnce) && atOnce >= 1, `atOnce must be at least 1, got ${atOnce}`)
     this.#limiter = rateLimiter
+    this.#atOnce = Math.min(atOnce, channels)
     this.#channels = Array.from({ length: channels }, () => ({ placed: [], synced: false }))
     this.#heldCounts = new Uint32Array(channels)
     this.#credits = new Uint32Array(channels)
@@ -157,6 +163,7 @@ export class MultifdScheduler {
     const done = placed.shift()
     assert(done !== undefined, `channel ${channelId} reports an extent but holds none`)
     this.#heldCounts[channelId] = placed.length
+    if (placed.length === 0) this.#workingCount -= 1
     this.#remainingPages -= done.extent.dirtyPages
     this.#limiter.settle(done.charge, wireBytes, nowMs)
     return done.extent
@@ -192,6 +199,7 @@ export class MultifdScheduler {
     // Packet headers (0.2 or 0.3 % of a full one) are left out here and charged when it is settled.
     const charge = this.#limiter.charge(extent.dirtyPages * PAGE_SIZE_BYTES, nowMs)
     const { placed } = this.#channel(channelId)
+    if (placed.length === 0) this.#workingCount += 1
     placed.push({ extent, charge })
     this.#heldCounts[channelId] = placed.length
     this.#cursor += 1
@@ -205,7 +213,8 @@ export class MultifdScheduler {
    */
   #freestChannel(): number | undefined {
     const channels = this.#channels.length
-    const evenShare = Math.ceil((this.#extents.length - this.#cursor) / channels)
+    const evenShare = Math.ceil((this.#extents.length - this.#cursor) / this.#atOnce)
+    const mayBegin = this.#workingCount < this.#atOnce
     let fewest = Number.POSITIVE_INFINITY
     let freest: number | undefined
     for (let step = 1; step <= channels && fewest > 0; step += 1) {
@@ -213,7 +222,7 @@ export class MultifdScheduler {
       const held = this.#heldCounts[channelId] ?? 0
       const credits = this.#credits[channelId] ?? 0
       const most = Math.min(credits, Math.max(TAIL_CREDITS, credits / TAIL_PART, evenShare))
-      if (held < fewest && held < most) {
+      if (held < fewest && held < most && (held > 0 || mayBegin)) {
         freest = channelId
         fewest = held
       }

@@ -11,7 +11,13 @@ import { parseUri, resolveUri } from '../channel/uri.ts'
 import { MultifdError } from '../kit/errors.ts'
 import { PAGE_SIZE_BYTES } from '../kit/limits.ts'
 import type { NativeEndpoint, NativeSendGroup } from '../kit/native.ts'
-import { engineOf, openChannelsInTurn, prepareEngine, reportOf } from '../migrate/channel-setup.ts'
+import {
+  channelsAtOnce,
+  engineOf,
+  openChannelsInTurn,
+  prepareEngine,
+  reportOf,
+} from '../migrate/channel-setup.ts'
 import type { FlushControl } from '../migrate/flush-control.ts'
 import type { ChannelReport } from '../migrate/progress.ts'
 import { RoundSender } from '../migrate/round-sender.ts'
@@ -180,7 +186,12 @@ export class Replay {
     if (group !== undefined && choice !== undefined) {
       const flush = await this.#unless(this.#openChannels({ endpoint, group, choice, wire }))
       this.#flush = flush
-      this.#sender = new RoundSender({ channels: this.#channels, limiter: this.#limiter, flush })
+      this.#sender = new RoundSender({
+        channels: this.#channels,
+        atOnce: channelsAtOnce(endpoint),
+        limiter: this.#limiter,
+        flush,
+      })
     }
     await this.#unless(wire.reads)
     return wire

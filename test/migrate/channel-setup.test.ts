@@ -1,7 +1,8 @@
 // What the channels of a migration are opened with, as far as a function of the settings says so.
 
+import { availableParallelism } from 'node:os'
 import { expect, it } from 'vitest'
-import { wantsLargePackets } from '../../src/migrate/channel-setup.ts'
+import { channelsAtOnce, wantsLargePackets } from '../../src/migrate/channel-setup.ts'
 
 it.each([
   ['copied on loopback', true, 'none', '127.0.0.1', false],
@@ -11,4 +12,11 @@ it.each([
   ['compressed', false, 'zlib', '127.0.0.1', false],
 ] as const)('%s: large packets %s', (_name, large, compression, host, zeroCopy) => {
   expect(wantsLargePackets(compression, { host, port: 1 }, { zeroCopy })).toBe(large)
+})
+
+it('on this machine as many channels work at a time as it has processors, else all', () => {
+  expect(channelsAtOnce({ host: '192.0.2.1', port: 1 })).toBe(255)
+  for (const endpoint of [{ host: '127.0.0.1', port: 1 }, { path: '/tmp/somewhere' }]) {
+    expect(channelsAtOnce(endpoint)).toBe(availableParallelism())
+  }
 })

@@ -12,6 +12,8 @@ const PAGE = 4096
 
 interface Plan {
   channels: number
+  /** How many may work at a time; without it all. */
+  atOnce?: number
   credits: number
   bytesPerSecond: number
   /** Per channel, by channelId modulo length: milliseconds for one dirty page. */
@@ -60,7 +62,8 @@ function soonest(workers: Worker[], waitOverMs: number): { channelId: number; at
 /** Runs all rounds to their end, checks each step, and tells what each channel sent and when. */
 function simulate(plan: Plan): { sent: Sent[]; pagesByChannel: number[]; endMs: number } {
   const rateLimiter = new RateLimiter({ bytesPerSecond: plan.bytesPerSecond, nowMs: 0 })
-  const subject = new MultifdScheduler({ channels: plan.channels, rateLimiter })
+  const { channels, atOnce = channels } = plan
+  const subject = new MultifdScheduler({ channels, atOnce, rateLimiter })
   const sent: Sent[] = []
   const pagesByChannel = Array<number>(plan.channels).fill(0)
   let nowMs = 0
@@ -95,6 +98,8 @@ function simulate(plan: Plan): { sent: Sent[]; pagesByChannel: number[]; endMs: 
         handedOut += 1
         worker.queue.push(action.extent)
         expect(worker.queue.length).toBeLessThanOrEqual(plan.credits)
+        const working = workers.filter(({ queue }) => queue.length > 0).length
+        expect(working).toBeLessThanOrEqual(atOnce)
         if (worker.queue.length === 1) {
           worker.doneAtMs = nowMs + durationMs(action.channelId, action.extent)
         }
@@ -133,6 +138,7 @@ function simulate(plan: Plan): { sent: Sent[]; pagesByChannel: number[]; endMs: 
 
 const anyPlan: fc.Arbitrary<Plan> = fc.record({
   channels: fc.oneof(fc.constantFrom(1, 255), fc.integer({ min: 1, max: 16 })),
+  atOnce: fc.oneof(fc.constant(255), fc.integer({ min: 1, max: 6 })),
   credits: fc.integer({ min: 1, max: 6 }),
   bytesPerSecond: fc.oneof(fc.constant(0), fc.integer({ min: 1e6, max: 1e10 })),
   pageMs: fc.array(fc.double({ min: 0.001, max: 1, noNaN: true }), { minLength: 1, maxLength: 8 }),

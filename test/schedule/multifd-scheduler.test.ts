@@ -111,6 +111,44 @@ describe('placing extents', () => {
   })
 })
 
+describe('fewer at once than there are channels', () => {
+  const started = (credits: number, count = 100): MultifdScheduler => {
+    const rateLimiter = new RateLimiter({ bytesPerSecond: 0, nowMs: 0 })
+    const subject = new MultifdScheduler({ channels: 4, atOnce: 2, rateLimiter })
+    subject.beginRound(extents(count), credits)
+    return subject
+  }
+
+  it('gives extents to no more, and to another one when one has none left', () => {
+    const subject = started(2)
+    expect(extentChannels(subject.next(0))).toEqual([0, 1, 0, 1])
+    subject.extentDone(1, 0, 0)
+    expect(extentChannels(subject.next(0))).toEqual([1])
+    subject.extentDone(0, 0, 0)
+    subject.extentDone(0, 0, 0)
+    expect(extentChannels(subject.next(0))).toEqual([2, 2])
+  })
+
+  it('deals the end of a round out to those that work', () => {
+    const subject = started(8, 12)
+    // Three each are their even share of the six that are left then.
+    expect(extentChannels(subject.next(0))).toEqual([0, 1, 0, 1, 0, 1])
+  })
+
+  it('syncs all of them, and begins the next round with those that rested', () => {
+    const subject = started(4, 2)
+    const actions = subject.next(0)
+    expect(extentChannels(actions)).toEqual([0, 1])
+    expect(actions.slice(2).map(({ kind, channelId }) => [kind, channelId])).toEqual(
+      [0, 1, 2, 3].map((channelId) => ['sync', channelId]),
+    )
+    for (const channelId of [0, 1]) subject.extentDone(channelId, 0, 0)
+    for (const channelId of [0, 1, 2, 3]) subject.syncDone(channelId)
+    subject.beginRound(extents(2), 4)
+    expect(extentChannels(subject.next(0))).toEqual([2, 3])
+  })
+})
+
 describe('syncing', () => {
   it('syncs every channel once, behind the last extents of the round', () => {
     const subject = scheduler(2)
