@@ -49,7 +49,7 @@ class EngineReport {
   }
 
  private:
-  // sendmsg instead of what was asked for, no SO_ZEROCOPY, and an engine's own two.
+  // sendmsg instead of io_uring, no SO_ZEROCOPY, and an engine's own two.
   static constexpr uint32_t kSteps = 4;
   std::atomic<EngineKind> kind_{EngineKind::kSendmsg};
   std::atomic<SendMode> mode_{SendMode::kPlain};

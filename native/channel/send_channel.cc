@@ -93,11 +93,21 @@ std::unique_ptr<Engine> SendChannel::make_engine() {
                                        .water_marks = &water_marks_,
                                        .stop = &stop_flag()},
                                       group_->io_uring ? *group_->io_uring : probe_io_uring());
-    if (auto used = use(EngineKind::kIoUring, std::move(engine))) return used;
+    if (engine) {
+      engine_report_.set(EngineKind::kIoUring, (*engine)->mode());
+      report_steps(**engine);
+      return std::move(*engine);
+    }
+    char sentence[sizeof(Error::detail) + 32];
+    std::snprintf(sentence, sizeof sentence, "sendmsg instead of io-uring: %s",
+                  engine.error().detail);
+    engine_report_.add_step(sentence);
   }
   if (options_.engine == EngineKind::kSplice) {
-    auto engine = SpliceEngine::create({.fd = fd_.get(), .stop = &stop_flag()});
-    if (auto used = use(EngineKind::kSplice, std::move(engine))) return used;
+    auto engine =
+        std::make_unique<SpliceEngine>(SpliceEngineOptions{.fd = fd_.get(), .stop = &stop_flag()});
+    engine_report_.set(EngineKind::kSplice, engine->mode());
+    return engine;
   }
   auto engine = std::make_unique<SendmsgEngine>(
       SendmsgEngineOptions{.fd = fd_.get(),
@@ -107,21 +117,6 @@ std::unique_ptr<Engine> SendChannel::make_engine() {
                            .locked_memory_limited = is_locked_memory_limited()});
   engine_report_.set(EngineKind::kSendmsg, engine->mode());
   return engine;
-}
-
-// Null, and a step in the report, where it is not to be had.
-template <typename Made>
-std::unique_ptr<Engine> SendChannel::use(EngineKind kind, Result<std::unique_ptr<Made>> engine) {
-  if (engine) {
-    engine_report_.set(kind, (*engine)->mode());
-    report_steps(**engine);
-    return std::move(*engine);
-  }
-  char sentence[sizeof(Error::detail) + 32];
-  std::snprintf(sentence, sizeof sentence, "sendmsg instead of %s: %s", name_of(kind),
-                engine.error().detail);
-  engine_report_.add_step(sentence);
-  return nullptr;
 }
 
 void SendChannel::report_steps(const Engine& engine) {

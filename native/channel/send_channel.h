@@ -24,7 +24,7 @@ struct SendChannelOptions {
   Endpoint endpoint;
   InitialPacket initial;  // uuid and channel id
   int connect_timeout_ms = 10'000;
-  EngineKind engine = EngineKind::kSendmsg;  // the others fall back to it, and say so
+  EngineKind engine = EngineKind::kSendmsg;  // io_uring falls back to it, and says so
   // Of sendmsg and io_uring. Has no effect with a tracker that wants_sent_copies().
   bool zero_copy = false;
   bool zero_copy_required = false;  // fail where the socket has none, instead of sending plain
@@ -79,8 +79,6 @@ class SendChannel final : public ChannelThread {
   Result<void> open();
   Result<void> enable_zero_copy();
   std::unique_ptr<Engine> make_engine();
-  template <typename Made>
-  std::unique_ptr<Engine> use(EngineKind kind, Result<std::unique_ptr<Made>> engine);
   void report_steps(const Engine& engine);
   Result<void> serve(Engine& engine);
   Result<EventKind> execute(const Command& command, ExtentSender& pages,

@@ -17,6 +17,7 @@ namespace {
 // A page takes one slot of a pipe. 128 pages are as fast as 256, the most that fs.pipe-max-size has
 // by default, and let 128 channels of an unprivileged user share what fs.pipe-user-pages-soft has.
 constexpr int kPipeBytes = 512 * 1024;
+constexpr int kPipeBytesMin = 64 * 1024;
 // The stop flag is seen at least this often; a shutdown wakes at once.
 constexpr int kPollMs = 100;
 
@@ -44,23 +45,26 @@ bool is_refusal(int cause) {
 
 }  // namespace
 
-Result<std::unique_ptr<SpliceEngine>> SpliceEngine::create(const SpliceEngineOptions& options) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) < 0) return Error::from_errno("pipe2", "making a pipe failed");
-  UniqueFd pipe_out(ends[0], Resource::kPipe);
-  UniqueFd pipe_in(ends[1], Resource::kPipe);
-  // Refused where the user's pipes already hold fs.pipe-user-pages-soft: a smaller one works, too.
-  ::fcntl(pipe_in.get(), F_SETPIPE_SZ, kPipeBytes);
+SpliceEngine::SpliceEngine(const SpliceEngineOptions& options) : options_(options) {
   sigset_t broken_pipe;
   sigemptyset(&broken_pipe);
   sigaddset(&broken_pipe, SIGPIPE);
   ::pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
-  return std::unique_ptr<SpliceEngine>(
-      new SpliceEngine(options, std::move(pipe_in), std::move(pipe_out)));
 }
 
-SpliceEngine::SpliceEngine(const SpliceEngineOptions& options, UniqueFd pipe_in, UniqueFd pipe_out)
-    : options_(options), pipe_in_(std::move(pipe_in)), pipe_out_(std::move(pipe_out)) {}
+// With the first pages: by then every channel is connected, and no pipe takes a descriptor away
+// from a connection of which there must be all.
+void SpliceEngine::open_pipe() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) < 0) return step_down("pipe2", errno);
+  pipe_out_ = UniqueFd(ends[0], Resource::kPipe);
+  pipe_in_ = UniqueFd(ends[1], Resource::kPipe);
+  if (::fcntl(pipe_in_.get(), F_SETPIPE_SZ, kPipeBytes) >= 0) return;
+  const int cause = errno;
+  // Refused where the user's pipes already hold fs.pipe-user-pages-soft. What is left of it then is
+  // two pages: system calls for every 8 KiB cost more than the copy.
+  if (::fcntl(pipe_in_.get(), F_GETPIPE_SZ) < kPipeBytesMin) step_down("F_SETPIPE_SZ", cause);
+}
 
 Result<SendRecord*> SpliceEngine::acquire() {
   // The one record is free unless its user has it: a submission ends before the next begins.
@@ -71,7 +75,9 @@ Result<SendRecord*> SpliceEngine::acquire() {
 Result<void> SpliceEngine::submit(SendRecord& record) {
   RecordPool::begin_submit(record);
   const std::span<iovec> parts(record.iov.data(), record.iov_count);
-  const bool copied = record.plain || record.bytes < kZeroCopyMinBytes;
+  // Bodies of its own are written anew when the record is used again.
+  const bool copied =
+      record.plain || record.own_bodies != nullptr || record.bytes < kZeroCopyMinBytes;
   Result<void> sent;
   for (size_t at = 0; at < parts.size() && sent;) {
     const size_t count = copied ? parts.size() : stretch_of(record, parts.subspan(at));
@@ -110,6 +116,7 @@ Result<void> SpliceEngine::send_copied(msghdr rest, bool more) {
 // `rest` is always what the socket has not accepted: what a broken pipe still held is in it.
 Result<void> SpliceEngine::send_spliced(msghdr rest, bool more) {
   size_t bytes = bytes_of(std::span(rest.msg_iov, rest.msg_iovlen));
+  if (!pipe_out_ && mode() == SendMode::kSplice) open_pipe();
   while (bytes > 0) {
     if (!pipe_out_) return send_copied(rest, more);
     const ssize_t filled =
@@ -159,7 +166,7 @@ Result<size_t> SpliceEngine::drain(size_t bytes, bool more) {
   }
 }
 
-// The socket blocks; this is for one with a send timeout.
+// Channels' sockets block; one that does not is served, too.
 Result<void> SpliceEngine::wait_writable() {
   pollfd writable{options_.fd, POLLOUT, 0};
   options_.syscalls->poll(&writable, 1, kPollMs);

@@ -6,7 +6,8 @@
 // kernel holds it until the peer has read it, and the peer reads what it holds *then*. Nothing may
 // depend on the moment. A page that changes meanwhile is dirty, and goes out again with a later
 // round; for the last round the guest stands still until the destination has everything. Records
-// are free at once: what is not guest memory (headers, states of devices) is copied.
+// are free at once: what is not guest memory (headers, bodies of a record's own, whatever is
+// `plain`, as states of devices are) is copied.
 #pragma once
 
 #include <memory>
@@ -26,9 +27,9 @@ struct SpliceEngineOptions {
 
 class SpliceEngine final : public Engine {
  public:
-  // Fails where a pipe is not to be had. splice(2) has no MSG_NOSIGNAL, so SIGPIPE is blocked in
-  // the calling thread from here on; it is the channel's.
-  static Result<std::unique_ptr<SpliceEngine>> create(const SpliceEngineOptions& options);
+  // splice(2) has no MSG_NOSIGNAL, so SIGPIPE is blocked in the calling thread from here on; it is
+  // the channel's.
+  explicit SpliceEngine(const SpliceEngineOptions& options);
   SpliceEngine(const SpliceEngine&) = delete;
   SpliceEngine& operator=(const SpliceEngine&) = delete;
 
@@ -39,13 +40,13 @@ class SpliceEngine final : public Engine {
   [[nodiscard]] size_t unreleased_bytes() const override { return 0; }
   [[nodiscard]] const EngineCounters& counters() const override { return counters_; }
   [[nodiscard]] SendMode mode() const override {
-    return pipe_out_ ? SendMode::kSplice : SendMode::kPlain;
+    return downgrades_.count() == 0 ? SendMode::kSplice : SendMode::kPlain;
   }
   [[nodiscard]] const Downgrades& downgrades() const override { return downgrades_; }
   bool reset() override;
 
  private:
-  SpliceEngine(const SpliceEngineOptions& options, UniqueFd pipe_in, UniqueFd pipe_out);
+  void open_pipe();
   Result<void> send_copied(msghdr rest, bool more);
   Result<void> send_spliced(msghdr rest, bool more);
   Result<size_t> drain(size_t bytes, bool more);
@@ -53,7 +54,7 @@ class SpliceEngine final : public Engine {
   void step_down(const char* syscall, int cause);
 
   const SpliceEngineOptions options_;
-  // Empty between submissions; both closed after a step down.
+  // Made with the first pages; empty between submissions; both closed after a step down.
   UniqueFd pipe_in_;
   UniqueFd pipe_out_;
   RecordPool pool_{1};

@@ -201,7 +201,7 @@ export interface NativeSendChannelOptions extends NativeEndpoint {
   channelId: number
   uuid: Uint8Array
   connectTimeoutMs: number
-  /** Where another is not to be had the channel sends with sendmsg, and says so. */
+  /** Where io_uring is not to be had the channel sends with sendmsg, and says so. */
   engine: NativeEngineName
   /** Of `sendmsg` and `io-uring`. */
   zeroCopy: boolean

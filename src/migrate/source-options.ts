@@ -37,9 +37,9 @@ export interface MigrationSourceOptions {
   multifdChannels?: number
   /**
    * How bytes reach the kernel. `auto` (default): `splice` to a destination on this machine,
-   * `io-uring` where sends can be made from registered memory, else `sendmsg`. Where another is not
-   * to be had `sendmsg` runs and says so. `splice` hands pages over by reference and is never told
-   * when they are let go; it takes no `zeroCopy` but `auto`.
+   * `io-uring` where sends can be made from registered memory, else `sendmsg`. Where io_uring is
+   * not to be had `sendmsg` runs and says so. `splice` hands pages over by reference and is never
+   * told when they are let go; it takes no `zeroCopy` but `auto`, and two descriptors a channel.
    */
   engine?: 'auto' | 'sendmsg' | 'io-uring' | 'splice'
   /**

@@ -28,3 +28,12 @@ it('an ordinary user who may lock nothing has it all the same', async (context) 
   }
   expect(total(result, 'zeroCopyBytes')).toBeGreaterThan(32 * MIB * 0.9)
 })
+
+it('where the pipes of a user are full, pages are copied, and it is said why', async (context) => {
+  const limits = { user: freshUser(), pipesAreFull: true }
+  const result = await migrateUnderLimits(context, { limits })
+  for (const channel of result.channels) {
+    expect(channel).toMatchObject({ engine: 'splice', sendMode: 'plain', zeroCopyBytes: 0 })
+    expect(channel.engineReason).toContain('plain instead of splice: F_SETPIPE_SZ is refused: ')
+  }
+})

@@ -7,6 +7,7 @@
 //                          so that the checkout may lie where only root looks
 //   --hold BYTES           so much of that user's locked memory is taken already: registered with
 //                          an io_uring that lives as long as the program
+//   --pipes                that user's pipes hold as many pages as they may
 //   --deny CALLS ERRNO     a seccomp filter answers EPERM or ENOSYS to io_uring, userfaultfd,
 //                          vmsplice or splice
 #include <fcntl.h>
@@ -107,6 +108,15 @@ void hold_locked_memory(unsigned long long bytes) {
   if (fcntl(static_cast<int>(ring), F_SETFD, 0) != 0) cannot("fcntl failed");
 }
 
+// fs.pipe-user-pages-soft, for as long as the program lives: what is made later has two pages.
+void fill_pipes() {
+  constexpr int kLargest = 1 << 20;  // fs.pipe-max-size by default
+  int ends[2];
+  do {
+    if (pipe(ends) != 0) cannot("pipes came to no limit of pages");
+  } while (fcntl(ends[1], F_SETPIPE_SZ, kLargest) >= 0);
+}
+
 struct Denial {
   long first_call;
   long last_call;
@@ -162,6 +172,8 @@ int main(int argc, char** argv) {
       become(number(next()));
     } else if (option == "--hold") {
       held_bytes = number(next());
+    } else if (option == "--pipes") {
+      fill_pipes();
     } else if (option == "--deny") {
       const std::string calls = next();
       denials.push_back(denial(calls, next()));

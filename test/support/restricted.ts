@@ -21,6 +21,8 @@ export interface Restrictions {
   user?: number
   /** So much of that user's locked memory is taken already, bytes. */
   heldBytes?: number
+  /** That user's pipes hold as many pages as they may. */
+  pipesAreFull?: boolean
   /** What a seccomp filter answers to these system calls. */
   deny?: readonly {
     calls: 'io_uring' | 'userfaultfd' | 'vmsplice' | 'splice'
@@ -62,11 +64,13 @@ export async function runRestricted(
   })
 }
 
-function launcherOptions({ memlockBytes, user, heldBytes, deny }: Restrictions): string[] {
+function launcherOptions(restrictions: Restrictions): string[] {
+  const { memlockBytes, user, heldBytes, pipesAreFull, deny } = restrictions
   return [
     ...(memlockBytes === undefined ? [] : ['--memlock', String(memlockBytes)]),
     ...(user === undefined ? [] : ['--user', String(user)]),
     ...(heldBytes === undefined ? [] : ['--hold', String(heldBytes)]),
+    ...(pipesAreFull === true ? ['--pipes'] : []),
     ...(deny ?? []).flatMap(({ calls, error }) => ['--deny', calls, error]),
   ]
 }

@@ -1,6 +1,7 @@
 // Tests of what only the splice engine has: pages that are read when the peer reads them, and every
 // way in which a kernel or a sandbox may refuse. What every engine must do is in contract_test.cc.
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,9 +30,7 @@ constexpr size_t kKiB = 1024;
 constexpr size_t kHeader = 1344;
 
 std::unique_ptr<SpliceEngine> make(const multifd::SpliceEngineOptions& options) {
-  auto engine = SpliceEngine::create(options);
-  CHECK_OK(engine);
-  return std::move(*engine);
+  return std::make_unique<SpliceEngine>(options);
 }
 
 // Guest memory of its own mapping, a page each of another value.
@@ -108,6 +107,40 @@ TEST("what is not guest memory is copied") {
   std::memset(memory.at(0), 0, 64 * kKiB);
   CHECK(read_all(pair) == expected(64 * kKiB));
   CHECK_EQ(engine->counters().zero_copy_bytes, 0U);
+}
+
+TEST("bodies of a record's own, which are written anew, are copied") {
+  Pair pair = tcp_pair(false);
+  std::atomic<bool> stop{false};
+  const auto engine = make({.fd = pair.sender.get(), .stop = &stop});
+  auto acquired = engine->acquire();
+  CHECK_OK(acquired);
+  SendRecord& record = **acquired;
+  record.own_bodies = std::make_unique<uint8_t[]>(64 * kKiB);
+  record.add(record.own_bodies.get(), 64 * kKiB);
+  CHECK_OK(engine->submit(record));
+  std::memset(record.own_bodies.get(), 255, 64 * kKiB);
+  CHECK(read_all(pair) == std::vector<uint8_t>(64 * kKiB, 0));
+}
+
+TEST("without a file descriptor for a pipe pages are copied, and it says so") {
+  Pair pair = tcp_pair(false);
+  std::atomic<bool> stop{false};
+  const auto engine = make({.fd = pair.sender.get(), .stop = &stop});
+  const Memory memory(64 * kKiB);
+  SendRecord& record = fill(*engine, memory, 64 * kKiB);
+  rlimit before{};
+  CHECK_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const multifd::UniqueFd next(::dup(pair.sender.get()), Resource::kSocket);
+  const rlimit none{static_cast<rlim_t>(next.get()), before.rlim_max};
+  CHECK_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto submitted = engine->submit(record);
+  CHECK_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  CHECK_OK(submitted);
+  CHECK(read_all(pair) == expected(64 * kKiB));
+  CHECK(engine->mode() == SendMode::kPlain);
+  CHECK_EQ(std::string(engine->downgrades().last().sentence),
+           std::string("plain instead of splice: pipe2 is refused: ") + std::strerror(EMFILE));
 }
 
 TEST("memory that is unmapped, or given back, arrives all the same") {

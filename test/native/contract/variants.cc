@@ -161,19 +161,15 @@ class FakeUringSubject final : public FakeSubject<FakeRing> {
 class SpliceSubject final : public SocketSubject {
  public:
   explicit SpliceSubject(const Settings& settings) : SocketSubject(settings, false) {
-    auto engine = SpliceEngine::create({.fd = fd(), .stop = &stop});
-    CHECK_OK(engine);
-    use(std::move(*engine));
+    use(std::make_unique<SpliceEngine>(multifd::SpliceEngineOptions{.fd = fd(), .stop = &stop}));
   }
 };
 
 class FakeSpliceSubject final : public FakeSubject<FakeKernel> {
  public:
   explicit FakeSpliceSubject(const Settings& settings) : FakeSubject(settings) {
-    auto engine =
-        SpliceEngine::create({.fd = -1, .stop = &stop, .syscalls = &kernel_.table()});
-    CHECK_OK(engine);
-    engine_ = std::move(*engine);
+    engine_ = std::make_unique<SpliceEngine>(
+        multifd::SpliceEngineOptions{.fd = -1, .stop = &stop, .syscalls = &kernel_.table()});
   }
   std::vector<uint8_t> received() override {
     kernel_.complete_all();
