@@ -17,7 +17,7 @@ namespace {
 // A page takes one slot of a pipe. 128 pages are as fast as 256, the most that fs.pipe-max-size has
 // by default, and let 128 channels of an unprivileged user share what fs.pipe-user-pages-soft has.
 constexpr int kPipeBytes = 512 * 1024;
-constexpr int kPipeBytesMin = 64 * 1024;
+constexpr int kPipeBytesMin = 64 * 1024;  // what a pipe has by default: little slower
 // The stop flag is seen at least this often; a shutdown wakes at once.
 constexpr int kPollMs = 100;
 
