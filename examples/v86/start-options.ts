@@ -156,7 +156,7 @@ function planOf(command: Command): StartOptions {
         `${given.memory - 1}: 1 MiB less than --memory`,
     )
   }
-  const misfit = compressionMisfit(given)
+  const misfit = engineMisfit(given) ?? compressionMisfit(given)
   if (misfit !== undefined) command.error(`error: ${misfit}`)
   return {
     memoryMib: given.memory,
@@ -174,7 +174,12 @@ function planOf(command: Command): StartOptions {
   }
 }
 
-/** Why these do not go together, if they do not. */
+/** Why these do not go together, if they do not; so of all of them. */
+function engineMisfit({ engine, zeroCopy }: { engine: Engine; zeroCopy: ZeroCopy }) {
+  if (engine !== 'splice' || zeroCopy === 'auto') return undefined
+  return `option '--zero-copy ${zeroCopy}' does not go with --engine splice, which never copies`
+}
+
 function compressionMisfit(given: {
   zeroCopy: ZeroCopy
   compression: Compression
