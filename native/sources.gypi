@@ -17,6 +17,7 @@
       "native/channel/relay_ports.cc",
       "native/channel/send_channel.cc",
       "native/channel/send_group.cc",
+      "native/engine/connection.cc",
       "native/engine/errqueue.cc",
       "native/engine/flush_gate.cc",
       "native/engine/path_probe.cc",

@@ -174,12 +174,13 @@ function planOf(command: Command): StartOptions {
   }
 }
 
-/** Why these do not go together, if they do not; so of all of them. */
+/** Why an engine and zero-copy do not go together, if they do not. */
 function engineMisfit({ engine, zeroCopy }: { engine: Engine; zeroCopy: ZeroCopy }) {
   if (engine !== 'splice' || zeroCopy === 'auto') return undefined
   return `option '--zero-copy ${zeroCopy}' does not go with --engine splice, which never copies`
 }
 
+/** Why these do not go together, if they do not. */
 function compressionMisfit(given: {
   zeroCopy: ZeroCopy
   compression: Compression

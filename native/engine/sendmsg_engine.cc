@@ -6,6 +6,7 @@
 
 #include "base/iov.h"
 #include "base/kernel_compat.h"
+#include "engine/connection.h"
 
 namespace multifd {
 namespace {
@@ -14,8 +15,6 @@ namespace {
 constexpr uint32_t kLedgerCapacity = 1024;
 // A reset connection releases at once; a second is for a machine that is busy elsewhere.
 constexpr int kResetWaitMs = 1000;
-// The stop flag is seen at least this often; a release or a shutdown wakes the poll at once.
-constexpr int kPollMs = 100;
 
 // A view of the front of `message` with at most `limit` bytes; `storage` holds the cut iovec list.
 msghdr front_of(const msghdr& message, size_t limit, std::array<iovec, kRecordIovMax>& storage) {
@@ -28,8 +27,6 @@ msghdr front_of(const msghdr& message, size_t limit, std::array<iovec, kRecordIo
   }
   return front;
 }
-
-Error stopped() { return Error::make(ErrorCode::kClosed, "the channel was told to stop"); }
 
 }  // namespace
 
@@ -114,18 +111,14 @@ Result<size_t> SendmsgEngine::send_some(Rest& rest, size_t bytes) {
   const ssize_t sent = options_.syscalls->send_guest(options_.fd, &front, flags);
   ++counters_.send_calls;
   if (sent > 0) return static_cast<size_t>(sent);
-  if (options_.stop->load(std::memory_order_relaxed)) return stopped();
-  if (sent == 0 || errno == EINTR) return size_t{0};
-  if (errno == EAGAIN) {
-    pollfd poll{options_.fd, POLLOUT, 0};
-    options_.syscalls->poll(&poll, 1, kPollMs);
-    return size_t{0};
-  }
-  if (errno == ENOBUFS && rest.zero_copy) {
-    if (auto handled = on_enobufs(rest, bytes); !handled) return handled.error();
-    return size_t{0};
-  }
-  return Error::from_errno("sendmsg", "sending %zu bytes failed", bytes);
+  const int cause = sent == 0 ? 0 : errno;
+  const bool stop = options_.stop->load(std::memory_order_relaxed);
+  const auto handled = cause == ENOBUFS && rest.zero_copy && !stop
+                           ? on_enobufs(rest, bytes)
+                           : may_try_again({"sendmsg", options_.fd, cause, bytes},
+                                           *options_.syscalls, *options_.stop);
+  if (!handled) return handled.error();
+  return size_t{0};
 }
 
 // ENOBUFS is a result, not an error. With notifications outstanding they may hold the option
@@ -193,11 +186,7 @@ void SendmsgEngine::apply(const Notification& notification) {
 }
 
 bool SendmsgEngine::reset() {
-  // Dissolving the association sends RST and purges the send queue (connect(2), tcp_disconnect);
-  // shutdown() alone would leave a stalled peer in charge of our memory.
-  sockaddr unspecified{};
-  unspecified.sa_family = AF_UNSPEC;
-  ::connect(options_.fd, &unspecified, sizeof unspecified);
+  dissolve(options_.fd);
   for (int waited_ms = 0; unreleased_bytes() > 0 && waited_ms < kResetWaitMs;) {
     if (reap()) continue;
     pollfd poll{options_.fd, 0, 0};

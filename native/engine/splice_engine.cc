@@ -10,6 +10,7 @@
 #include <span>
 
 #include "base/iov.h"
+#include "engine/connection.h"
 
 namespace multifd {
 namespace {
@@ -18,10 +19,6 @@ namespace {
 // by default, and let 128 channels of an unprivileged user share what fs.pipe-user-pages-soft has.
 constexpr int kPipeBytes = 512 * 1024;
 constexpr int kPipeBytesMin = 64 * 1024;  // what a pipe has by default: little slower
-// The stop flag is seen at least this often; a shutdown wakes at once.
-constexpr int kPollMs = 100;
-
-Error stopped() { return Error::make(ErrorCode::kClosed, "the channel was told to stop"); }
 
 bool lies_in(const SendRecord& record, const iovec& part) {
   const auto* const at = static_cast<const uint8_t*>(part.iov_base);
@@ -94,21 +91,19 @@ Result<void> SpliceEngine::submit(SendRecord& record) {
 }
 
 Result<void> SpliceEngine::send_copied(msghdr rest, bool more) {
-  while (rest.msg_iovlen > 0) {
+  size_t bytes = bytes_of(std::span(rest.msg_iov, rest.msg_iovlen));
+  while (bytes > 0) {
     const int flags = MSG_NOSIGNAL | (more ? MSG_MORE : 0);
     const ssize_t sent = options_.syscalls->send_guest(options_.fd, &rest, flags);
-    const int cause = errno;
     ++counters_.send_calls;
-    if (options_.stop->load(std::memory_order_relaxed)) return stopped();
-    if (sent < 0 && cause == EAGAIN) {
-      if (auto waited = wait_writable(); !waited) return waited;
-    } else if (sent < 0 && cause != EINTR) {
-      errno = cause;
-      return Error::from_errno("sendmsg", "sending pages failed");
-    } else if (sent > 0) {
-      counters_.sent_bytes += static_cast<size_t>(sent);
-      advance(rest, static_cast<size_t>(sent));
+    if (sent <= 0) {
+      auto again = after_failure("sendmsg", sent == 0 ? 0 : errno, bytes);
+      if (!again) return again;
+      continue;
     }
+    counters_.sent_bytes += static_cast<size_t>(sent);
+    bytes -= static_cast<size_t>(sent);
+    advance(rest, static_cast<size_t>(sent));
   }
   return {};
 }
@@ -143,9 +138,8 @@ Result<size_t> SpliceEngine::drain(size_t bytes, bool more) {
   for (;;) {
     const ssize_t sent = options_.syscalls->drain_pipe(pipe_out_.get(), options_.fd, bytes,
                                                        more ? SPLICE_F_MORE : 0);
-    const int cause = errno;
+    const int cause = sent == 0 ? 0 : errno;
     ++counters_.send_calls;
-    if (options_.stop->load(std::memory_order_relaxed)) return stopped();
     if (sent > 0) {
       const auto accepted = static_cast<size_t>(sent);
       counters_.sent_bytes += accepted;
@@ -153,24 +147,16 @@ Result<size_t> SpliceEngine::drain(size_t bytes, bool more) {
       counters_.zero_copy_bytes += accepted;
       return accepted;
     }
-    if (sent == 0 || cause == EINTR) continue;
-    if (cause == EAGAIN) {
-      if (auto waited = wait_writable(); !waited) return waited.error();
-    } else if (is_refusal(cause)) {
+    if (is_refusal(cause)) {
       step_down("splice", cause);
       return size_t{0};
-    } else {
-      errno = cause;
-      return Error::from_errno("splice", "sending %zu bytes failed", bytes);
     }
+    if (auto again = after_failure("splice", cause, bytes); !again) return again.error();
   }
 }
 
-// Channels' sockets block; one that does not is served, too.
-Result<void> SpliceEngine::wait_writable() {
-  pollfd writable{options_.fd, POLLOUT, 0};
-  options_.syscalls->poll(&writable, 1, kPollMs);
-  return options_.stop->load(std::memory_order_relaxed) ? Result<void>(stopped()) : Result<void>();
+Result<void> SpliceEngine::after_failure(const char* syscall, int cause, size_t bytes) {
+  return may_try_again({syscall, options_.fd, cause, bytes}, *options_.syscalls, *options_.stop);
 }
 
 void SpliceEngine::step_down(const char* syscall, int cause) {
@@ -182,11 +168,8 @@ void SpliceEngine::step_down(const char* syscall, int cause) {
 }
 
 bool SpliceEngine::reset() {
-  // As SendmsgEngine::reset(); no memory depends on it, for the kernel holds the pages themselves.
-  sockaddr unspecified{};
-  unspecified.sa_family = AF_UNSPEC;
-  ::connect(options_.fd, &unspecified, sizeof unspecified);
-  return true;
+  dissolve(options_.fd);
+  return true;  // no memory depends on it: the kernel holds the pages themselves
 }
 
 }  // namespace multifd

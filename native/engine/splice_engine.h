@@ -50,7 +50,7 @@ class SpliceEngine final : public Engine {
   Result<void> send_copied(msghdr rest, bool more);
   Result<void> send_spliced(msghdr rest, bool more);
   Result<size_t> drain(size_t bytes, bool more);
-  Result<void> wait_writable();
+  Result<void> after_failure(const char* syscall, int cause, size_t bytes);
   void step_down(const char* syscall, int cause);
 
   const SpliceEngineOptions options_;

@@ -6,19 +6,16 @@
 #include <cstring>
 
 #include "base/iov.h"
+#include "engine/connection.h"
 
 namespace multifd {
 namespace {
 
 // A reset connection releases at once; a second is for a machine that is busy elsewhere.
 constexpr int kResetWaitMs = 1000;
-// The stop flag is seen at least this often; a completion ends the wait at once.
-constexpr int kPollMs = 100;
 // user_data of requests that have no slot: no slot has this index, whatever its generation, which
 // begins again after 2^32 requests.
 constexpr uint64_t kNoSlot = UINT64_MAX;
-
-Error stopped() { return Error::make(ErrorCode::kClosed, "the channel was told to stop"); }
 
 }  // namespace
 
@@ -302,11 +299,7 @@ void UringEngine::cancel_all() {
 }
 
 bool UringEngine::reset() {
-  // Dissolving the association sends RST and purges the send queue (connect(2), tcp_disconnect);
-  // shutdown() alone would leave a stalled peer in charge of our memory.
-  sockaddr unspecified{};
-  unspecified.sa_family = AF_UNSPEC;
-  ::connect(options_.fd, &unspecified, sizeof unspecified);
+  dissolve(options_.fd);
   if (results_due_ > 0) cancel_all();
   for (int waited_ms = 0; free_slots_.size() < kSlots && waited_ms < kResetWaitMs;) {
     if (reap()) continue;

@@ -157,10 +157,8 @@ function whyCopied({ asked, privateCopies, compressed }: EngineQuestion): string
 
 /** The same without splice, from the start; what was asked for fails instead. */
 function whyPlain(question: EngineQuestion): string {
-  const { asked, path, compressed } = question
-  if (asked.zeroCopy === 'on' && !compressed) return ''
-  if (path === 'unix' && asked.zeroCopy === 'auto') return 'UNIX sockets have no zero-copy'
-  return whyCopied(question)
+  if (question.asked.zeroCopy === 'on') return ''
+  return whyCopied(question) || (question.path === 'unix' ? 'UNIX sockets have no zero-copy' : '')
 }
 
 function whyNotRegistered(question: EngineQuestion): string | undefined {

@@ -78,7 +78,7 @@ describe('auto', () => {
       /no registered buffers: the kernel copies on loopback/,
     ],
     [{ path: 'loopback', asked: { engine: 'auto', zeroCopy: 'off' } }, /zeroCopy is off/],
-    [{ path: 'unix', privateCopies: true }, /UNIX sockets have no zero-copy/],
+    [{ path: 'unix', asked: { engine: 'auto', zeroCopy: 'on' } }, /UNIX sockets have no zero-copy/],
     [{ privateCopies: true }, /hash tracker/],
     [{ compressed: true }, /no registered buffers: compressed pages are copies/],
     [{ populated: false }, /not all guest memory is populated/],

@@ -29,9 +29,25 @@ using multifd::SpliceEngine;
 constexpr size_t kKiB = 1024;
 constexpr size_t kHeader = 1344;
 
-std::unique_ptr<SpliceEngine> make(const multifd::SpliceEngineOptions& options) {
-  return std::make_unique<SpliceEngine>(options);
-}
+// An engine over a real connection.
+struct OnSocket {
+  explicit OnSocket(Pair connection) : pair(std::move(connection)) {}
+  std::vector<uint8_t> read_all() {
+    ::shutdown(pair.sender.get(), SHUT_WR);
+    return Reader(pair.receiver.get()).join();
+  }
+  Pair pair;
+  std::atomic<bool> stop{false};
+  SpliceEngine engine{{.fd = pair.sender.get(), .stop = &stop}};
+};
+
+// The same over a kernel that refuses and comes short.
+struct OnFake {
+  explicit OnFake(fixture::Faults faults = {}) : kernel(faults, check::seed()) {}
+  FakeKernel kernel;
+  std::atomic<bool> stop{false};
+  SpliceEngine engine{{.fd = -1, .stop = &stop, .syscalls = &kernel.table()}};
+};
 
 // Guest memory of its own mapping, a page each of another value.
 class Memory {
@@ -75,101 +91,83 @@ std::vector<uint8_t> expected(size_t bytes) {
   return all;
 }
 
-std::vector<uint8_t> read_all(Pair& pair) {
-  ::shutdown(pair.sender.get(), SHUT_WR);
-  return Reader(pair.receiver.get()).join();
-}
-
 TEST("spliced pages are not copied: what changes before the peer reads arrives changed") {
-  Pair pair = tcp_pair(false);
-  std::atomic<bool> stop{false};
-  const auto engine = make({.fd = pair.sender.get(), .stop = &stop});
+  OnSocket on(tcp_pair(false));
   const Memory memory(64 * kKiB);
-  SendRecord& record = fill(*engine, memory, 64 * kKiB);
-  CHECK_OK(engine->submit(record));
+  SendRecord& record = fill(on.engine, memory, 64 * kKiB);
+  CHECK_OK(on.engine.submit(record));
   memory.at(0)[5] = 99;
   std::fill_n(record.headers.begin(), kHeader, uint8_t{1});  // but a header is copied
   auto bytes = expected(64 * kKiB);
   bytes[kHeader + 5] = 99;
-  CHECK(read_all(pair) == bytes);
-  CHECK_EQ(engine->counters().zero_copy_bytes, 64 * kKiB);
-  CHECK_EQ(engine->counters().sent_bytes, kHeader + 64 * kKiB);
+  CHECK(on.read_all() == bytes);
+  CHECK_EQ(on.engine.counters().zero_copy_bytes, 64 * kKiB);
+  CHECK_EQ(on.engine.counters().sent_bytes, kHeader + 64 * kKiB);
 }
 
 TEST("what is not guest memory is copied") {
-  Pair pair = tcp_pair(false);
-  std::atomic<bool> stop{false};
-  const auto engine = make({.fd = pair.sender.get(), .stop = &stop});
+  OnSocket on(tcp_pair(false));
   const Memory memory(64 * kKiB);
-  SendRecord& record = fill(*engine, memory, 64 * kKiB);
+  SendRecord& record = fill(on.engine, memory, 64 * kKiB);
   record.plain = true;
-  CHECK_OK(engine->submit(record));
+  CHECK_OK(on.engine.submit(record));
   std::memset(memory.at(0), 0, 64 * kKiB);
-  CHECK(read_all(pair) == expected(64 * kKiB));
-  CHECK_EQ(engine->counters().zero_copy_bytes, 0U);
+  CHECK(on.read_all() == expected(64 * kKiB));
+  CHECK_EQ(on.engine.counters().zero_copy_bytes, 0U);
 }
 
 TEST("bodies of a record's own, which are written anew, are copied") {
-  Pair pair = tcp_pair(false);
-  std::atomic<bool> stop{false};
-  const auto engine = make({.fd = pair.sender.get(), .stop = &stop});
-  auto acquired = engine->acquire();
+  OnSocket on(tcp_pair(false));
+  auto acquired = on.engine.acquire();
   CHECK_OK(acquired);
   SendRecord& record = **acquired;
   record.own_bodies = std::make_unique<uint8_t[]>(64 * kKiB);
   record.add(record.own_bodies.get(), 64 * kKiB);
-  CHECK_OK(engine->submit(record));
+  CHECK_OK(on.engine.submit(record));
   std::memset(record.own_bodies.get(), 255, 64 * kKiB);
-  CHECK(read_all(pair) == std::vector<uint8_t>(64 * kKiB, 0));
+  CHECK(on.read_all() == std::vector<uint8_t>(64 * kKiB, 0));
 }
 
 TEST("without a file descriptor for a pipe pages are copied, and it says so") {
-  Pair pair = tcp_pair(false);
-  std::atomic<bool> stop{false};
-  const auto engine = make({.fd = pair.sender.get(), .stop = &stop});
+  OnSocket on(tcp_pair(false));
   const Memory memory(64 * kKiB);
-  SendRecord& record = fill(*engine, memory, 64 * kKiB);
+  SendRecord& record = fill(on.engine, memory, 64 * kKiB);
   rlimit before{};
   CHECK_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
-  const multifd::UniqueFd next(::dup(pair.sender.get()), Resource::kSocket);
+  const multifd::UniqueFd next(::dup(on.pair.sender.get()), Resource::kSocket);
   const rlimit none{static_cast<rlim_t>(next.get()), before.rlim_max};
   CHECK_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
-  const auto submitted = engine->submit(record);
+  const auto submitted = on.engine.submit(record);
   CHECK_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
   CHECK_OK(submitted);
-  CHECK(read_all(pair) == expected(64 * kKiB));
-  CHECK(engine->mode() == SendMode::kPlain);
-  CHECK_EQ(std::string(engine->downgrades().last().sentence),
+  CHECK(on.read_all() == expected(64 * kKiB));
+  CHECK(on.engine.mode() == SendMode::kPlain);
+  CHECK_EQ(std::string(on.engine.downgrades().last().sentence),
            std::string("plain instead of splice: pipe2 is refused: ") + std::strerror(EMFILE));
 }
 
 TEST("memory that is unmapped, or given back, arrives all the same") {
   for (const bool unmap : {true, false}) {
-    Pair pair = tcp_pair(false);
-    std::atomic<bool> stop{false};
-    auto engine = make({.fd = pair.sender.get(), .stop = &stop});
+    OnSocket on(tcp_pair(false));
     Memory memory(256 * kKiB);
-    CHECK_OK(engine->submit(fill(*engine, memory, 256 * kKiB)));
+    CHECK_OK(on.engine.submit(fill(on.engine, memory, 256 * kKiB)));
     if (unmap) {
       memory.unmap();
     } else {
       CHECK_EQ(::madvise(memory.at(0), 256 * kKiB, MADV_DONTNEED), 0);
       std::memset(memory.at(0), 255, 256 * kKiB);  // other pages now
     }
-    engine.reset();
-    CHECK(read_all(pair) == expected(256 * kKiB));
+    CHECK(on.read_all() == expected(256 * kKiB));
   }
 }
 
 TEST("splice over a UNIX pair") {
-  Pair pair = unix_pair();
-  std::atomic<bool> stop{false};
-  const auto engine = make({.fd = pair.sender.get(), .stop = &stop});
+  OnSocket on(unix_pair());
   const Memory memory(1024 * kKiB);
-  Reader reader(pair.receiver.get());
+  Reader reader(on.pair.receiver.get());
   auto bytes = expected(1024 * kKiB);
-  for (int i = 0; i < 8; ++i) CHECK_OK(engine->submit(fill(*engine, memory, 1024 * kKiB)));
-  ::shutdown(pair.sender.get(), SHUT_WR);
+  for (int i = 0; i < 8; ++i) CHECK_OK(on.engine.submit(fill(on.engine, memory, 1024 * kKiB)));
+  ::shutdown(on.pair.sender.get(), SHUT_WR);
   const auto got = reader.join();
   CHECK_EQ(got.size(), 8 * bytes.size());
   for (size_t i = 0; i < 8; ++i) {
@@ -179,53 +177,47 @@ TEST("splice over a UNIX pair") {
 }
 
 TEST("the last part of a record is pushed, unless more records follow soon") {
-  FakeKernel kernel({}, 1);
-  std::atomic<bool> stop{false};
-  const auto engine = make({.fd = -1, .stop = &stop, .syscalls = &kernel.table()});
+  OnFake on;
   const Memory memory(2048 * kKiB);
   for (const bool more : {true, false}) {
     // More than a pipe holds, and in pieces.
-    SendRecord& record = fill(*engine, memory, 1024 * kKiB);
+    SendRecord& record = fill(on.engine, memory, 1024 * kKiB);
     record.add(memory.at(1040 * kKiB), 8 * kKiB);
     record.more = more;
-    CHECK_OK(engine->submit(record));
-    CHECK_EQ(kernel.last_flags != 0, more);
+    CHECK_OK(on.engine.submit(record));
+    CHECK_EQ(on.kernel.last_flags != 0, more);
   }
 }
 
 TEST("a page that a pipe has room for is enough") {
-  FakeKernel kernel({.short_send = 50}, check::seed());
-  kernel.pipe_slots = 1;
-  std::atomic<bool> stop{false};
-  const auto engine = make({.fd = -1, .stop = &stop, .syscalls = &kernel.table()});
+  OnFake on({.short_send = 50});
+  on.kernel.pipe_slots = 1;
   const Memory memory(256 * kKiB);
-  CHECK_OK(engine->submit(fill(*engine, memory, 256 * kKiB)));
-  kernel.complete_all();
-  CHECK(kernel.stream() == expected(256 * kKiB));
+  CHECK_OK(on.engine.submit(fill(on.engine, memory, 256 * kKiB)));
+  on.kernel.complete_all();
+  CHECK(on.kernel.stream() == expected(256 * kKiB));
 }
 
 // The engine goes on plain, every byte goes out once, and it says why.
 void expect_step_down(int FakeKernel::*refuse, int cause, const char* syscall) {
   const int64_t pipes = multifd::census(Resource::kPipe);
-  FakeKernel kernel({.short_send = 30}, check::seed());
-  std::atomic<bool> stop{false};
-  const auto engine = make({.fd = -1, .stop = &stop, .syscalls = &kernel.table()});
+  OnFake on({.short_send = 30});
   const Memory memory(300 * kKiB);
   std::vector<uint8_t> bytes;
   for (int i = 0; i < 4; ++i) {
-    if (i == 2) kernel.*refuse = cause;
-    CHECK_OK(engine->submit(fill(*engine, memory, 300 * kKiB)));
+    if (i == 2) on.kernel.*refuse = cause;
+    CHECK_OK(on.engine.submit(fill(on.engine, memory, 300 * kKiB)));
     const auto more = expected(300 * kKiB);
     bytes.insert(bytes.end(), more.begin(), more.end());
-    CHECK(engine->mode() == (i < 2 ? SendMode::kSplice : SendMode::kPlain));
+    CHECK(on.engine.mode() == (i < 2 ? SendMode::kSplice : SendMode::kPlain));
   }
-  kernel.complete_all();
-  CHECK(kernel.stream() == bytes);
-  CHECK_EQ(engine->counters().sent_bytes, uint64_t{bytes.size()});
-  CHECK_EQ(engine->counters().zero_copy_bytes, 2 * 300 * kKiB);
-  CHECK_EQ(engine->downgrades().count(), 1U);
-  CHECK(engine->downgrades().last().reason == DowngradeReason::kSendRefused);
-  CHECK_EQ(std::string(engine->downgrades().last().sentence),
+  on.kernel.complete_all();
+  CHECK(on.kernel.stream() == bytes);
+  CHECK_EQ(on.engine.counters().sent_bytes, uint64_t{bytes.size()});
+  CHECK_EQ(on.engine.counters().zero_copy_bytes, 2 * 300 * kKiB);
+  CHECK_EQ(on.engine.downgrades().count(), 1U);
+  CHECK(on.engine.downgrades().last().reason == DowngradeReason::kSendRefused);
+  CHECK_EQ(std::string(on.engine.downgrades().last().sentence),
            std::string("plain instead of splice: ") + syscall +
                " is refused: " + std::strerror(cause));
   CHECK_EQ(multifd::census(Resource::kPipe).load(), pipes);  // it does not keep what it cannot use
@@ -244,16 +236,14 @@ TEST("a socket that takes no splice: what the pipe held goes out plain, once") {
 }
 
 TEST("a broken connection is not taken for a refusal") {
-  FakeKernel kernel({}, 1);
-  std::atomic<bool> stop{false};
-  const auto engine = make({.fd = -1, .stop = &stop, .syscalls = &kernel.table()});
+  OnFake on;
   const Memory memory(300 * kKiB);
-  SendRecord& record = fill(*engine, memory, 300 * kKiB);
-  kernel.refuse_drain = EPIPE;
-  const auto submitted = engine->submit(record);
+  SendRecord& record = fill(on.engine, memory, 300 * kKiB);
+  on.kernel.refuse_drain = EPIPE;
+  const auto submitted = on.engine.submit(record);
   CHECK(!submitted);
   CHECK(submitted.error().code == multifd::ErrorCode::kPeerClosed);
-  CHECK(engine->mode() == SendMode::kSplice);
+  CHECK(on.engine.mode() == SendMode::kSplice);
 }
 
 }  // namespace
