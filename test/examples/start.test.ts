@@ -87,6 +87,10 @@ async function moved(...args: string[]): Promise<Verdict> {
   return verdict
 }
 
+function sumOf({ perChannel }: Verdict, counter: 'zeroCopyBytes' | 'copiedBytes'): number {
+  return perChannel.reduce((sum, channel) => sum + channel[counter], 0)
+}
+
 describe('moving the guest', () => {
   test('a paced guest moves over 4 channels, and the last line has every figure', async () => {
     const verdict = await moved()
@@ -95,8 +99,9 @@ describe('moving the guest', () => {
     expect(verdict.perChannel.map(({ channelId }) => channelId)).toEqual([0, 1, 2, 3])
     for (const channel of verdict.perChannel) {
       expect(channel).toMatchObject({ sendMode: 'splice', copiedBytes: 0, unreleasedHighBytes: 0 })
-      expect(channel.zeroCopyBytes).toBeGreaterThan(0)
     }
+    // Of 4 channels as many work at a time as there are processors: some may have had no page.
+    expect(sumOf(verdict, 'zeroCopyBytes')).toBeGreaterThan(32 * 1024 * 1024)
     // Round 0 sends at least the working set.
     expect(verdict.transferredBytes).toBeGreaterThan(32 * 1024 * 1024)
     // Every round fetches the log once, and the last one once more after the stop.
@@ -131,10 +136,8 @@ describe('moving the guest', () => {
     const verdict = await moved('--engine', 'io-uring', '--zero-copy', 'on')
     expect(verdict.engine).toMatch(/^(io-uring|sendmsg)$/)
     expect(verdict.engineReason).toMatch(/asked for/)
-    for (const { copiedBytes, zeroCopyMode } of verdict.perChannel) {
-      expect(copiedBytes).toBeGreaterThan(0)
-      expect(zeroCopyMode).toBe('fixed')
-    }
+    for (const { zeroCopyMode } of verdict.perChannel) expect(zeroCopyMode).toBe('fixed')
+    expect(sumOf(verdict, 'copiedBytes')).toBeGreaterThan(32 * 1024 * 1024)
   })
 
   test('pages are compressed when asked for, and the gain is a line of what it prints', async () => {

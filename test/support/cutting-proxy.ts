@@ -87,7 +87,7 @@ export class CuttingProxy implements AsyncDisposable {
   /** Nobody listens there any more. */
   async [Symbol.asyncDispose](): Promise<void> {
     const open = [...this.#sockets].filter((socket) => !socket.closed)
-    this.cut()
+    // No reset: of a socket that is being shut down libuv refuses one, and it never closes then.
     for (const socket of open) socket.destroy()
     await Promise.all(open.map((socket) => once(socket, 'close')))
     if (!this.#server.listening) return
